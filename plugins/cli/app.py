@@ -1,0 +1,72 @@
+"""The group that all commands belong to. A command's module is imported when it is called, so that each starts fast."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plugins.cli.output import printable
+from plugins.cli.session import Session
+from qnet.errors import QnetError
+from qnet.settings import DEFAULT_FILE
+
+COMMANDS = {
+    "pool": "plugins.cli.pools:pool",
+    "address": "plugins.cli.addresses:address",
+    "network": "plugins.cli.networks:network",
+    "host": "plugins.cli.hosts:host",
+    "doctor": "plugins.cli.doctor:doctor",
+    "completion": "plugins.cli.completion:completion",
+}
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """Finds the commands by name and turns qnet's errors into a line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        module, _, attribute = COMMANDS.get(cmd_name, "").partition(":")
+        if not module:
+            return None
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except QnetError as error:
+            click.echo(printable(f"qnet: {error}"), err=True)
+            ctx.exit(1)
+        except (KeyboardInterrupt, click.Abort):
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help=f"Settings file (default: {DEFAULT_FILE}, if it exists).",
+)
+@click.version_option(package_name="qnet", prog_name="qnet", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, config: Path | None) -> None:
+    """Pools, addresses, networks and hosts of a qnet cluster.
+
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+    """
+    ctx.ensure_object(Session).file = config
+
+
+def main() -> None:
+    """Entry point of `qnet`."""
+    cli(prog_name="qnet")

@@ -1,0 +1,119 @@
+"""Checks of what the hosts share: the store, this host's name in it, and addresses that two have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from plugins.cli.health import Finding
+from plugins.ipam import compare
+from plugins.ipam.compare import Action, Observed, Place
+from plugins.ipam.shared import describe
+from qnet import schema
+from qnet.engine import Engine, EngineView
+from qnet.errors import Unavailable
+from qnet.schema import AddressRecord, HostRecord
+from qnet.settings import Settings
+from qnet.store.base import Get, KeyValue, Store, Txn
+
+SLOW = 0.05
+ROUNDS = 5
+GETS = 100
+
+
+def members(store: Store) -> list[Finding]:
+    """Every member of etcd."""
+    found = []
+    for member in store.status():
+        if member.error:
+            todo = "start it, or correct [etcd] endpoints in the settings"
+            found.append(Finding("fail", f"etcd {member.endpoint}: {member.error}", todo))
+        else:
+            role = "leader" if member.leader else "follower"
+            size = f"{member.db_size / 1e6:.1f} MB"
+            found.append(Finding("ok", f"etcd {member.endpoint}: version {member.version}, {role}, {size}"))
+    return found
+
+
+def round_trip(store: Store) -> Iterator[Finding]:
+    """How long a read takes: the median of a few."""
+    times = []
+    for _ in range(ROUNDS):
+        began = time.monotonic()
+        store.get(schema.ROOT)
+        times.append(time.monotonic() - began)
+    median = sorted(times)[ROUNDS // 2]
+    what = f"etcd answers a read in {median * 1000:.1f} ms"
+    if median < SLOW:
+        yield Finding("ok", what)
+    else:
+        yield Finding(
+            "warn", what, f"more than {SLOW * 1000:.0f} ms delays every start of a container: look at its disk"
+        )
+
+
+def host_name(store: Store, settings: Settings) -> Iterator[Finding]:
+    """Whether the name under which this host acts is its own."""
+    name, file = settings.host.name, Path(settings.host.state_dir) / "identity"
+    kv = store.get(schema.host_key(name))
+    if kv is None:
+        yield Finding("ok", f"host name {name}: free; it is claimed with the first network")
+        return
+    record = schema.decode(kv.value, HostRecord, kv.key)
+    if file.exists() and file.read_text().strip() == record.identity:
+        yield Finding("ok", f"host name {name}: claimed by this machine since {record.since}")
+        return
+    yield Finding(
+        "fail",
+        f"host name {name}: claimed by another machine since {record.since}, or {file} was lost",
+        f"give this machine another name ([host] name), or, if no other has it, type: qnet host forget {name}",
+    )
+
+
+def conflicts(store: Store, engine: Engine, host: str) -> Iterator[Finding]:
+    """Addresses that this host's containers use, but that are recorded for others or not at all."""
+    try:
+        view = engine.view()
+    except Unavailable:
+        return  # the check of the engine says so
+    wrong = _wrong(store, view, host)
+    if wrong:
+        # a container that stopped between the two questions made it look so: what is wrong is wrong twice
+        again = _wrong(store, engine.view(), host)
+        wrong = {place: again[place] for place in wrong if place in again}
+    for place, action in wrong.items():
+        where = f"address {place.address} of pool {place.subnet} of tenant {place.tenant}"
+        container = action.owner.container.name if action.owner else "a container"
+        if action.observed is None:
+            todo = "repair claims it soon; if not, see the log of qnet-network"
+            yield Finding("warn", f"{where}: container {container} has it without a record", todo)
+        else:
+            what = f"{where}: container {container} uses it here, but {describe(action.observed.record)}"
+            yield Finding("fail", what, f"stop one of the two: docker stop {container}")
+    if not wrong:
+        yield Finding("ok", "every address that containers use here is recorded for this host")
+
+
+def _wrong(store: Store, seen: EngineView, host: str) -> dict[Place, Action]:
+    """What a comparison would do about endpoints without a record of this host, if it waited for nothing."""
+    view = compare.by_address(seen)
+    records = _records(store, view.live)
+    sighted = dict.fromkeys(view.live, (0, 0.0))
+    verdict = compare.compare(host, records, view, sighted, now=0.0, grace=0.0)
+    return {act.place: act for act in verdict.actions if act.do in ("conflict", "claim") and act.place in view.live}
+
+
+def _records(store: Store, places: Iterable[Place]) -> Mapping[Place, Observed]:
+    by_key = {schema.address_key(one.tenant, str(one.subnet), str(one.address)): one for one in places}
+    found = {}
+    for kv in _read(store, iter(by_key)):
+        found[by_key[kv.key]] = Observed(schema.decode(kv.value, AddressRecord, kv.key), kv.mod_revision)
+    return found
+
+
+def _read(store: Store, keys: Iterator[str]) -> Iterator[KeyValue]:
+    while some := tuple(Get(key) for key in islice(keys, GETS)):
+        for result in store.txn(Txn(success=some), repeatable=True).results:
+            yield from result if isinstance(result, tuple) else ()

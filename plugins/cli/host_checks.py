@@ -1,0 +1,120 @@
+"""Checks of this machine: engine, plugin, kernel, parents of networks, releases that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from plugins.cli import unixhttp
+from plugins.cli.health import Finding
+from plugins.ipam.journal import Journal
+from plugins.network.model import Ask, Network
+from plugins.network.plan import Link, check_parent
+from qnet import settings
+from qnet.engine import Engine
+from qnet.errors import InvalidRequest, Unavailable
+
+DRIVERS = ("NetworkDriver", "IpamDriver")
+PATIENCE = 5.0
+
+
+def engine(config: settings.Docker, called: Engine) -> Iterator[Finding]:
+    """Whether the engine answers, and to qnet."""
+    try:
+        about = unixhttp.request(config.socket, "GET", "/version", config.timeout)
+    except Unavailable as error:
+        todo = "start it (systemctl start docker), or correct [docker] socket in the settings"
+        yield Finding("fail", f"docker engine at {config.socket}: {error}", todo)
+        return
+    what = f"docker engine {about.get('Version')} at {config.socket}, API {about.get('MinAPIVersion')} to "
+    what += str(about.get("ApiVersion"))
+    try:
+        called.version()
+    except Unavailable as error:
+        yield Finding("fail", f"{what}, refuses what qnet asks: {error}", "this engine and this qnet do not fit")
+        return
+    yield Finding("ok", what)
+
+
+def plugin(config: settings.Network) -> Iterator[Finding]:
+    """Whether the plugin serves both drivers on its socket."""
+    try:
+        drivers = unixhttp.request(config.socket, "POST", "/Plugin.Activate", PATIENCE).get("Implements") or ()
+    except Unavailable as error:
+        todo = "start it (systemctl start qnet-network) and see its log (journalctl -u qnet-network)"
+        yield Finding("fail", f"plugin at {config.socket}: {error}", todo)
+        return
+    missing = [driver for driver in DRIVERS if driver not in drivers]
+    if missing:
+        yield Finding(
+            "fail", f"plugin at {config.socket} is no {' nor '.join(missing)}", "something else listens there"
+        )
+    else:
+        yield Finding("ok", f"plugin at {config.socket} answers as {' and '.join(DRIVERS)}")
+
+
+def kernel(features: Callable[[float], Mapping[str, str]]) -> Iterator[Finding]:
+    """Whether the kernel can make the links that networks need, tried in a namespace of its own."""
+    try:
+        found = features(PATIENCE)
+    except Unavailable as error:
+        yield Finding("warn", str(error), "run qnet doctor as root")
+        return
+    for kind, level, use in (("macvlan", "fail", "networks"), ("vlan", "warn", "parents with a VLAN (802.1q)")):
+        reason = found.get(kind, "not tried")
+        if reason:
+            module = "8021q" if kind == "vlan" else kind
+            todo = f"{use} need it: modprobe {module}, or a kernel that has it"
+            yield Finding("fail" if level == "fail" else "warn", f"the kernel makes no {kind} link: {reason}", todo)
+        else:
+            yield Finding("ok", f"the kernel makes {kind} links")
+
+
+def parents(config: settings.Settings, links: Callable[[], Mapping[str, Link]]) -> Iterator[Finding]:
+    """The default parent, and those of the networks that are here."""
+    there = links()
+    default = config.network.parent
+    if default:
+        yield _parent(f"default parent {default}", _ask(default), there)
+    else:
+        yield Finding("ok", "no default parent: networks name theirs (-o parent=LINK)")
+    for file in sorted((Path(config.host.state_dir) / "networks").glob("*.json")):
+        try:
+            network = msgspec.json.decode(file.read_bytes(), type=Network)
+        except msgspec.MsgspecError as error:
+            yield Finding("fail", f"{file} is damaged: {error}", "remove that network and make it again")
+            continue
+        yield _parent(f"parent {network.parent} of network {network.id[:12]}", _ask(network.parent, network.mtu), there)
+
+
+def journal(state_dir: str) -> Iterator[Finding]:
+    """Releases that the store could not take."""
+    waiting = Journal(Path(state_dir) / "releases.journal").entries()
+    if waiting:
+        todo = "they are done when etcd is reachable and qnet-network runs"
+        yield Finding("warn", f"{len(waiting)} releases wait, the first of {waiting[0].address}", todo)
+    else:
+        yield Finding("ok", "no release waits for etcd")
+
+
+def _parent(what: str, ask: Ask, links: Mapping[str, Link]) -> Finding:
+    try:
+        check_parent(ask, links, ())
+    except InvalidRequest as error:
+        return Finding("fail", f"{what}: {error}", "bring that link up, or make the network on another")
+    return Finding("ok", f"{what} is up")
+
+
+def _ask(parent: str, mtu: int = 0) -> Ask:
+    return Ask(
+        id="",
+        tenant="default",
+        subnets=(),
+        parent=parent,
+        macvlan_mode="bridge",
+        mtu=mtu,
+        internal=False,
+        host_access=False,
+    )

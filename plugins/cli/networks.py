@@ -1,0 +1,99 @@
+"""`qnet network`: the Docker networks of all hosts, as their hosts publish them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import click
+
+from plugins.cli.inventory import Inventory
+from plugins.cli.output import json_option, show_fields, show_json, show_table
+from plugins.cli.session import Session, pass_session
+from qnet.errors import NotFound
+from qnet.schema import NetworkRecord
+
+SHORT = 12
+
+
+@click.group()
+def network() -> None:
+    """Docker networks over all hosts."""
+
+
+@network.command("ls")
+@click.option("--tenant", default="", help="Only this tenant's.")
+@json_option
+@pass_session
+def ls(session: Session, tenant: str, as_json: bool) -> None:
+    """List networks; those of one name, tenant and subnets on several hosts are one."""
+    with session.store() as store:
+        groups = _grouped(Inventory(store).networks(tenant))
+    rows = [_summary(group) for group in groups]
+    if as_json:
+        show_json(rows)
+        return
+    columns = ("NAME", "TENANT", "SUBNETS", "PARENTS", "MODES", "HOSTS")
+    show_table(columns, (tuple(_text(row[column.lower()]) for column in columns) for row in rows))
+
+
+@network.command("inspect")
+@click.argument("name")
+@click.option("--tenant", default="", help="Only this tenant's.")
+@json_option
+@pass_session
+def inspect(session: Session, name: str, tenant: str, as_json: bool) -> None:
+    """Show a network, by name or id, on each host that has it."""
+    with session.store() as store:
+        networks = Inventory(store).networks(tenant)
+    found = [one for one in networks if one.name == name] or [one for one in networks if one.id.startswith(name)]
+    if not found:
+        raise NotFound(f"network {name} is on no host; see qnet network ls")
+    if as_json:
+        show_json(found)
+        return
+    for number, one in enumerate(found):
+        if number:
+            click.echo()
+        show_fields(_fields(one))
+
+
+def _grouped(networks: Iterable[NetworkRecord]) -> list[list[NetworkRecord]]:
+    """Networks that are one to their users. A name that its host has not published yet is like no other."""
+    groups: defaultdict[tuple[str, str, tuple[str, ...]], list[NetworkRecord]] = defaultdict(list)
+    for one in networks:
+        groups[one.name or one.id, one.tenant, one.subnets].append(one)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _summary(group: Sequence[NetworkRecord]) -> dict[str, str | list[str]]:
+    first = group[0]
+    return {
+        "name": first.name or first.id[:SHORT],
+        "tenant": first.tenant,
+        "subnets": list(first.subnets),
+        "parents": sorted({one.parent for one in group}),
+        "modes": sorted({one.macvlan_mode for one in group}),
+        "hosts": sorted(one.host for one in group),
+    }
+
+
+def _text(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _fields(one: NetworkRecord) -> Iterable[tuple[str, str]]:
+    flags = [text for text, on in (("internal", one.internal), ("host access", one.host_access)) if on]
+    return (
+        ("Host", one.host),
+        ("Name", one.name),
+        ("Id", one.id),
+        ("Tenant", one.tenant),
+        ("Subnets", ", ".join(one.subnets)),
+        ("Gateways", ", ".join(one.gateways)),
+        ("Driver", f"{one.driver_mode}, {one.macvlan_mode}"),
+        ("Parent", one.parent),
+        ("Mtu", str(one.mtu or "the parent's")),
+        ("Options", ", ".join(flags)),
+        ("Host's own", ", ".join(one.host_addresses)),
+    )

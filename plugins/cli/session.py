@@ -1,0 +1,72 @@
+"""What every command is given: settings, the store, and the few things that tests replace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qnet import settings
+from qnet.settings import Etcd, Settings
+from qnet.store.base import Store
+
+if TYPE_CHECKING:
+    from plugins.network.plan import Link
+
+
+def _connect(config: Etcd) -> AbstractContextManager[Store]:
+    from qnet.connect import open_store
+
+    return closing(open_store(config))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _interactive() -> bool:
+    return sys.stdin.isatty()
+
+
+def _features(timeout: float) -> Mapping[str, str]:
+    from plugins.network.features import probe
+
+    return probe(timeout)
+
+
+def _links() -> Mapping[str, Link]:
+    from plugins.network.links import Links
+
+    return Links().all()
+
+
+@dataclass
+class Session:
+    """One call of the command. Nothing is read or opened before a command asks for it."""
+
+    file: Path | None = None
+    load: Callable[[Path | None], Settings] = settings.load
+    connect: Callable[[Etcd], AbstractContextManager[Store]] = _connect
+    now: Callable[[], str] = _now
+    interactive: Callable[[], bool] = _interactive
+    features: Callable[[float], Mapping[str, str]] = _features
+    links: Callable[[], Mapping[str, Link]] = _links
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this host. Raises InvalidRequest."""
+        return self.load(self.file)
+
+    def store(self) -> AbstractContextManager[Store]:
+        """The cluster's store, closed at the end of the block."""
+        return self.connect(self.settings.etcd)
+
+
+pass_session = click.make_pass_decorator(Session, ensure=True)

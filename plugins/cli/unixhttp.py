@@ -1,0 +1,42 @@
+"""One HTTP request to a server behind a unix socket, with a deadline for each of its steps."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+
+from qnet.errors import Unavailable
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def request(path: str, method: str, url: str, timeout: float) -> dict[str, Any]:
+    """The JSON object that the server answers.
+
+    Raises:
+        Unavailable: it does not answer, or something else.
+    """
+    connection = _Connection(path, timeout)
+    try:
+        connection.request(method, url)
+        response = connection.getresponse()
+        body = json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Unavailable(f"no answer to {url}: {reason.lower()}") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK or not isinstance(body, dict):
+        raise Unavailable(f"{url} answers {response.status}: {str(body)[:200]}")
+    return body

@@ -1,0 +1,85 @@
+"""Composes the network and IPAM drivers into one application on one socket.
+
+They share a socket because an engine that restarts activates both over the IPAM look-up: with two, it skips the
+clean-up of stale endpoints while the network driver is not loaded yet.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from pathlib import Path
+
+from flask import Flask
+
+import plugins.ipam.api
+import plugins.network.api
+from plugins.hostname import HostName
+from plugins.ipam.endpoints import Endpoints
+from plugins.ipam.holds import Holds
+from plugins.ipam.journal import Journal
+from plugins.ipam.repair import Repair as AddressRepair
+from plugins.ipam.repository import Repository as Addresses
+from plugins.ipam.service import Service as Ipam
+from plugins.ipam.uses import Carving, Uses
+from plugins.network.links import Links
+from plugins.network.repair import Repair as NetworkRepair
+from plugins.network.repository import Registry
+from plugins.network.repository import Repository as Networks
+from plugins.network.service import Service as Network
+from plugins.repair import RepairLoop
+from qnet.connect import open_store
+from qnet.engine import Engine
+from qnet.settings import Settings
+from qnet.store.commit import GroupCommit
+from qnet.wire import Plugin
+
+
+def now() -> str:
+    """The time, for people: no decision rests on it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
+    """Everything that the process is made of; returns the application and what stops it."""
+    host, state_dir, run_dir = config.host.name, Path(config.host.state_dir), Path(config.host.run_dir)
+    store, links = open_store(config.etcd), Links()
+    rng = random.Random()  # noqa: S311 - spreads hosts over a pool; a system call for each number costs more
+    engine = Engine(config.docker.socket, config.docker.timeout)
+    poke = threading.Event()
+
+    addresses = Addresses(store, GroupCommit(store), host, config.ipam.rest, rng)
+    supernets = {tenant: tuple(ip_network(text) for text in texts) for tenant, texts in config.ipam.supernets.items()}
+    carving = Carving(supernets, config.ipam.subnet_prefix, config.ipam.subnet_prefix6)
+    uses = Uses(addresses, carving, links.routes, now, rng)
+    holds = Holds(addresses, engine, now, poke.set)
+    host_name = HostName(store, host, state_dir, now)
+    journal = Journal(state_dir / "releases.journal")
+    ipam = Ipam(addresses, uses, holds, journal, host_name.check, now)
+    endpoints = Endpoints(addresses, uses, now)
+
+    networks, registry = Networks(state_dir, run_dir), Registry(store, host)
+    network = Network(networks, registry, links, endpoints, config.network.parent)
+
+    grace = config.ipam.grace
+    loop = RepairLoop(
+        engine,
+        AddressRepair(addresses, uses, ipam, journal, now, grace),
+        NetworkRepair(networks, registry, network, links, grace),
+        host_name.claim,
+        poke,
+        config.ipam.repair_interval,
+    )
+    plugin = Plugin(("NetworkDriver", "IpamDriver"))
+    plugins.network.api.register(plugin, network)
+    plugins.ipam.api.register(plugin, ipam)
+    loop.start()
+
+    def stop() -> None:
+        loop.stop()
+        store.close()
+
+    return plugin.app, stop

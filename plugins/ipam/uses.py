@@ -1,0 +1,198 @@
+"""Pools and who uses them: made with the first network on any host, deleted with the last."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+from plugins.ipam.model import Caller, IPNetwork, PoolId
+from plugins.ipam.pools import carve, overlapping
+from plugins.ipam.repository import Repository
+from plugins.ipam.shared import ATTEMPTS, Shared
+from qnet import schema
+from qnet.errors import Conflict, Exhausted, InvalidRequest, Unavailable
+from qnet.schema import AddressRecord, PoolRecord, UseRecord
+from qnet.store.base import Delete, Put, Txn, absent, at_revision, none_newer, nothing_below, present
+
+Routes: TypeAlias = Callable[[], Iterable[IPNetwork]]
+
+
+@dataclass(frozen=True, slots=True)
+class Carving:
+    """Where subnets come from when a network names none: supernets of each tenant, and how large a subnet is."""
+
+    supernets: Mapping[str, tuple[IPNetwork, ...]]
+    prefix: int
+    prefix6: int
+
+
+class Uses:
+    """Requests and releases of pools; `shared` has those of the addresses that their networks share."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        carving: Carving,
+        routes: Routes,
+        now: Callable[[], str],
+        rng: random.Random,
+    ) -> None:
+        self._repository = repository
+        self._store = repository.store
+        self._host = repository.host
+        self.shared = Shared(repository, now)
+        self._carving = carving
+        self._routes = routes
+        self._now = now
+        self._rng = rng
+
+    def request(self, caller: Caller, tenant: str, subnet: IPNetwork | None, version: int) -> IPNetwork:
+        """Use a pool for one more network, and make it if it is not there.
+
+        Raises:
+            Conflict: it overlaps another pool of the tenant.
+            Exhausted: no subnet was named and the tenant's supernet is used up.
+            InvalidRequest: no subnet was named and the tenant has no supernet.
+        """
+        for _ in range(ATTEMPTS):
+            pools, revision = self.pools(tenant)
+            chosen = subnet or self._carve(tenant, version, pools)
+            use, use_revision = self._repository.use(tenant, str(chosen))
+            more = self._one_more(use, caller)
+            if chosen in pools:
+                done = self._write(tenant, chosen, more, use_revision)
+            else:
+                done = self._make(tenant, chosen, pools, revision, more, use_revision)
+            if done:
+                self._repository.note(tenant, chosen)
+                return chosen
+        raise Unavailable(f"pool {subnet or 'any'} of tenant {tenant}: others kept changing it; try again")
+
+    def release(self, pool: PoolId) -> None:
+        """One network less uses the pool; the last one takes shared addresses and an unkept pool with it."""
+        for _ in range(ATTEMPTS):
+            use, revision = self._repository.use(pool.tenant, str(pool.subnet))
+            if use is None:
+                self.collect(pool.tenant, pool.subnet)
+                return
+            left = msgspec.structs.replace(use, networks=max(use.networks - 1, 0))
+            if not left.networks:
+                if self.drop_use(pool.tenant, pool.subnet, use, revision):
+                    return
+            elif self.shared.write_use(pool, left, revision, ()):
+                return
+        raise Unavailable(f"pool {pool.subnet} of tenant {pool.tenant}: its record kept changing; try again")
+
+    def drop_use(self, tenant: str, subnet: IPNetwork, use: UseRecord, revision: int) -> bool:
+        """This host uses the pool no more. False: its record, or another host's, changed meanwhile."""
+        if not self.shared.write_use(PoolId(tenant, subnet), None, revision, use.shared):
+            return False
+        # addresses may be left, of a container that was removed a moment ago: only a repair may stop looking
+        self._repository.note(tenant, subnet)
+        self._repository.forget(tenant, subnet)
+        self.collect(tenant, subnet)
+        return True
+
+    def correct(self, tenant: str, subnet: IPNetwork, use: UseRecord, gateways: Iterable[str]) -> None:
+        """Write what the engine really has, with the pool and the shared addresses that this needs.
+
+        Raises:
+            Conflict: the pool is gone, and another that overlaps it has taken its place.
+        """
+        before, use_revision = self._repository.use(tenant, str(subnet))
+        pools, revision = self.pools(tenant)
+        dropped = [address for address in (before.shared if before else ()) if address not in use.shared]
+        if subnet not in pools:
+            self._make(tenant, subnet, pools, revision, use, use_revision)
+        else:
+            self.shared.write_use(PoolId(tenant, subnet), use, use_revision, dropped)
+        for address in use.shared:
+            key = schema.address_key(tenant, str(subnet), address)
+            kind: schema.Kind = "gateway" if address in gateways else "auxiliary"
+            fresh = AddressRecord(kind=kind, host=self._host, since=self._now(), claim=f"{kind}-{address}")
+            self._store.txn(Txn((absent(key),), (Put(key, schema.encode(fresh)),)))
+
+    def collect(self, tenant: str, subnet: IPNetwork, *, kept_too: bool = False) -> bool:
+        """Delete a pool that nobody uses and that holds no address. Returns whether it is gone."""
+        key = schema.pool_key(tenant, str(subnet))
+        kv = self._store.get(key)
+        if kv is None or (schema.decode(kv.value, PoolRecord, key).kept and not kept_too):
+            return kv is None
+        compares = (
+            at_revision(key, kv.mod_revision),
+            nothing_below(schema.address_key(tenant, str(subnet))),
+            nothing_below(schema.use_key(tenant, str(subnet))),
+        )
+        resting = Delete(schema.resting_key(tenant, str(subnet)), whole_prefix=True)
+        return self._store.txn(Txn(compares, (Delete(key), resting))).succeeded
+
+    def pools(self, tenant: str) -> tuple[dict[IPNetwork, PoolRecord], int]:
+        """The tenant's pools, and the revision at which these were all."""
+        found = self._store.range(schema.pools_prefix(tenant))
+        records = (schema.decode(kv.value, PoolRecord, kv.key) for kv in found.kvs)
+        return {ipaddress.ip_network(record.subnet): record for record in records}, found.revision
+
+    def make(self, record: PoolRecord, pools: Iterable[IPNetwork], revision: int, more: Txn) -> bool:
+        """Create a pool, in one transaction with `more`. False: the tenant's pools changed since `revision`, or a
+        compare of `more` fails.
+
+        Raises:
+            Conflict: it overlaps one of `pools`.
+        """
+        other = overlapping(ipaddress.ip_network(record.subnet), pools)
+        if other is not None:
+            raise Conflict(
+                f"subnet {record.subnet} overlaps pool {other} of tenant {record.tenant}: choose another subnet, or "
+                f"that one to share it"
+            )
+        key = schema.pool_key(record.tenant, record.subnet)
+        compares = (none_newer(schema.pools_prefix(record.tenant), revision), absent(key), *more.compares)
+        return self._store.txn(Txn(compares, (Put(key, schema.encode(record)), *more.success))).succeeded
+
+    def _make(
+        self,
+        tenant: str,
+        subnet: IPNetwork,
+        pools: Iterable[IPNetwork],
+        revision: int,
+        use: UseRecord,
+        use_revision: int,
+    ) -> bool:
+        """Create a pool together with this host's use, which is at `use_revision` (0: there is none)."""
+        record = PoolRecord(tenant=tenant, subnet=str(subnet), since=self._now())
+        use_key = schema.use_key(tenant, str(subnet), self._host)
+        write_use = Txn((at_revision(use_key, use_revision),), (Put(use_key, schema.encode(use)),))
+        return self.make(record, pools, revision, write_use)
+
+    def _write(self, tenant: str, subnet: IPNetwork, use: UseRecord, use_revision: int) -> bool:
+        use_key, key = schema.use_key(tenant, str(subnet), self._host), schema.pool_key(tenant, str(subnet))
+        compares = (present(key), at_revision(use_key, use_revision))
+        return self._store.txn(Txn(compares, (Put(use_key, schema.encode(use)),))).succeeded
+
+    def _one_more(self, use: UseRecord | None, caller: Caller) -> UseRecord:
+        """Count one more network. A new instance of the engine counts from 0: it asks for all again."""
+        if use is None:
+            return UseRecord(host=self._host, engine=caller.engine, networks=1)
+        if use.engine == caller.engine:
+            return msgspec.structs.replace(use, networks=use.networks + 1)
+        shared = dict.fromkeys(use.shared, 0)
+        return UseRecord(host=self._host, engine=caller.engine, networks=1, shared=shared)
+
+    def _carve(self, tenant: str, version: int, pools: Iterable[IPNetwork]) -> IPNetwork:
+        supernets = tuple(net for net in self._carving.supernets.get(tenant, ()) if net.version == version)
+        if not supernets:
+            raise InvalidRequest(
+                f"no subnet asked for, and tenant {tenant} has no IPv{version} supernet to carve one from: add "
+                f'--subnet, or {tenant} = ["NETWORK/PREFIX"] to [ipam.supernets] in the settings'
+            )
+        prefix = self._carving.prefix if version == 4 else self._carving.prefix6
+        chosen = carve(supernets, prefix, [*pools, *self._routes()], self._rng)
+        if chosen is None:
+            names = ", ".join(str(net) for net in supernets)
+            raise Exhausted(f"no /{prefix} is left in {names} of tenant {tenant} that this host does not route")
+        return chosen

@@ -1,0 +1,168 @@
+"""The values of the network driver: what a network was made with, which endpoints it has."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import msgspec
+
+from qnet.errors import InvalidRequest
+
+MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
+MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
+OPTIONS = ("parent", "macvlan_mode", "mtu", "host_access", "tenant")
+ADDRESS_SPACE = "qnet"
+TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+MIN_MTU = {4: 68, 6: 1280}
+MAX_MTU = 65535
+
+GENERIC = "com.docker.network.generic"
+INTERNAL = "com.docker.network.internal"
+MAC_ADDRESS = "com.docker.network.endpoint.macaddress"
+
+
+class Subnet(msgspec.Struct, frozen=True):
+    """A subnet of a network; `gateway` and `auxiliary` without prefix lengths, `gateway` may be empty."""
+
+    subnet: str
+    gateway: str = ""
+    auxiliary: tuple[str, ...] = ()
+    auxiliary_names: tuple[str, ...] = ()
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """A network of this host's engine, as it is kept on disk. `mtu` 0: the parent's."""
+
+    v: int = 1
+    id: str
+    tenant: str
+    subnets: tuple[Subnet, ...]
+    parent: str
+    macvlan_mode: MacvlanMode = "bridge"
+    mtu: int = 0
+    internal: bool = False
+    host_access: bool = False
+    host_addresses: tuple[str, ...] = ()
+
+    def subnet_of(self, address: str) -> str:
+        """The subnet of the network that an address is in.
+
+        Raises:
+            InvalidRequest: it is in none.
+        """
+        parsed = ipaddress.ip_address(address)
+        for entry in self.subnets:
+            if parsed in ipaddress.ip_network(entry.subnet):
+                return entry.subnet
+        raise InvalidRequest(f"address {address} is in no subnet of network {self.id[:12]}")
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths."""
+
+    v: int = 1
+    id: str
+    network: str
+    addresses: tuple[str, ...]
+    mac: str
+    joined: bool = False
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """What CreateNetwork asks for, options parsed."""
+
+    id: str
+    tenant: str
+    subnets: tuple[Subnet, ...]
+    parent: str
+    macvlan_mode: MacvlanMode
+    mtu: int
+    internal: bool
+    host_access: bool
+
+
+def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
+    """The `-o` options and whether the network is internal.
+
+    Raises:
+        InvalidRequest: an option is unknown or no text.
+    """
+    generic = options.get(GENERIC) or {}
+    if not isinstance(generic, Mapping):
+        raise InvalidRequest(f"{GENERIC} is no map of options")
+    for name, value in generic.items():
+        if name.startswith("com.docker.network."):
+            continue
+        if name not in OPTIONS:
+            raise InvalidRequest(f"-o {name[:64]}: no such option; there are: {', '.join(OPTIONS)}")
+        if not isinstance(value, str):
+            raise InvalidRequest(f"-o {name}: its value is no text")
+    internal = options.get(INTERNAL, False)
+    return {name: value for name, value in generic.items() if name in OPTIONS}, internal is True or internal == "true"
+
+
+def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet], parent: str) -> Ask:
+    """CreateNetwork's options as values.
+
+    Args:
+        parent: the host's default parent, for networks that name none.
+
+    Raises:
+        InvalidRequest: naming the option, its value and what is allowed.
+    """
+    given, internal = parse_options(options)
+    mode = given.get("macvlan_mode", "bridge")
+    if mode not in MACVLAN_MODES:
+        raise InvalidRequest(f"-o macvlan_mode={mode[:32]}: no such mode; there are: {', '.join(MACVLAN_MODES)}")
+    host_access = _flag("host_access", given.get("host_access", "false"))
+    if host_access and mode != "bridge":
+        raise InvalidRequest(f"-o host_access=true needs macvlan_mode=bridge: in mode {mode} nothing reaches the host")
+    tenant = given.get("tenant", "default")
+    if not TENANT.fullmatch(tenant):
+        raise InvalidRequest(f"-o tenant={tenant[:64]}: lower-case letters, digits and -, 1 to 32 characters")
+    return Ask(
+        id=network,
+        tenant=tenant,
+        subnets=tuple(subnets),
+        parent=given.get("parent", "") or parent,
+        macvlan_mode=mode,  # type: ignore[arg-type]
+        mtu=_mtu(given.get("mtu", "0"), subnets),
+        internal=internal,
+        host_access=host_access,
+    )
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InvalidRequest(f"-o {name}={text[:32]}: true or false")
+    return text.lower() == "true"
+
+
+def _mtu(text: str, subnets: Sequence[Subnet]) -> int:
+    versions = {ipaddress.ip_network(entry.subnet).version for entry in subnets}
+    least = max((MIN_MTU[version] for version in versions), default=MIN_MTU[4])
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else -1
+    if number != 0 and not least <= number <= MAX_MTU:
+        raise InvalidRequest(f"-o mtu={text[:32]}: a number from {least} to {MAX_MTU}, or 0 for the parent's")
+    return number
+
+
+def command_with_driver(subnets: Sequence[Subnet], options: Mapping[str, str], internal: bool) -> str:
+    """The `docker network create` that would have been right, for who left the IPAM driver out."""
+    words = ["docker network create -d qnet --ipam-driver qnet"]
+    if options.get("tenant", "default") != "default":
+        words.append(f"--ipam-opt tenant={options['tenant']}")
+    if any(ipaddress.ip_network(entry.subnet).version == 6 for entry in subnets):
+        words.append("--ipv6")
+    for entry in subnets:
+        words.append(f"--subnet {entry.subnet}")
+        words += [f"--gateway {entry.gateway}"] if entry.gateway else []
+        named = zip(entry.auxiliary_names, entry.auxiliary, strict=False)
+        words += [f"--aux-address {shlex.quote(f'{name}={address}')}" for name, address in named]
+    words += ["--internal"] if internal else []
+    words += [f"-o {name}={value}" for name, value in options.items()]
+    return " ".join([*words, "NAME"])

@@ -1,0 +1,89 @@
+"""Puts right what a crash or a reboot left of networks and endpoints, outside driver calls."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from plugins.network import plan
+from plugins.network.repository import Registry, Repository
+from plugins.network.service import Kernel, Service
+from qnet import metrics
+from qnet.engine import EngineView
+from qnet.errors import QnetError
+
+logger = logging.getLogger(__name__)
+
+
+class Repair:
+    """Compares what qnet keeps with the kernel and the engine."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        registry: Registry,
+        service: Service,
+        kernel: Kernel,
+        grace: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._repository = repository
+        self._registry = registry
+        self._service = service
+        self._kernel = kernel
+        self._grace = grace
+        self._clock = clock
+        self._missing: dict[str, float] = {}
+
+    def local(self) -> None:
+        """Links that nothing needs go, and hosts' own links come back after a reboot. Needs neither engine nor store.
+
+        Links are listed first: whatever makes one has written down why before.
+        """
+        links = self._kernel.all()
+        networks, endpoints = self._repository.networks.all(), self._repository.endpoints.all()
+        for name in plan.left_over(links.values(), networks, endpoints):
+            if self._kernel.delete(name):
+                metrics.REPAIRS.labels("link left over").inc()
+                logger.warning("link %s deleted: nothing uses it", name)
+        for network in networks:
+            try:
+                self._service.sync_shim(network.id)
+            except QnetError as error:
+                logger.warning("host access of network %s: %s", network.id[:12], error)
+
+    def run(self, view: EngineView) -> None:
+        """Forget what the engine has not had for `grace` seconds, and publish what it has.
+
+        Raises:
+            Unavailable: the store cannot be reached.
+        """
+        names = {network.id: network.name for network in view.networks}
+        has = {end.endpoint for container in view.containers for end in container.endpoints if container.running}
+        endpoints = {endpoint.id for endpoint in self._repository.endpoints.all()}
+        networks = {network.id for network in self._repository.networks.all()}
+        for endpoint in self._gone((endpoints - has) | (networks - set(names))):
+            metrics.REPAIRS.labels("unknown to the engine").inc()
+            logger.warning("%s removed: the engine does not have it", endpoint[:12])
+            if endpoint in endpoints:
+                self._service.delete_endpoint(endpoint)
+            else:
+                self._service.delete_network(endpoint)
+        self._publish(names)
+
+    def _gone(self, missing: Iterable[str]) -> list[str]:
+        """Those that are missing now and were `grace` seconds ago."""
+        now, before = self._clock(), self._missing
+        self._missing = {name: before.get(name, now) for name in missing}
+        return [name for name in self._missing if name in before and now - before[name] >= self._grace]
+
+    def _publish(self, names: dict[str, str]) -> None:
+        published = self._registry.published()
+        networks = {network.id: network for network in self._repository.networks.all()}
+        for network in networks.values():
+            name = names.get(network.id, "")
+            if published.get(network.id) != self._registry.record(network, name):
+                self._registry.publish(network, name)
+        for gone in published.keys() - networks.keys():
+            self._registry.withdraw(gone)

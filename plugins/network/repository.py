@@ -1,0 +1,146 @@
+"""What the network driver must not forget. Networks outlive a reboot, endpoints do not: the first are on disk, the
+second where a reboot empties. What other hosts may see of a network is in the store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from plugins.network.model import Endpoint, Network
+from qnet import schema
+from qnet.errors import NotFound
+from qnet.schema import NetworkRecord
+from qnet.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+RecordT = TypeVar("RecordT", Network, Endpoint)
+
+
+class Folder(Generic[RecordT]):
+    """Records in memory and in one file each, written before memory changes."""
+
+    def __init__(self, folder: Path, kind: type[RecordT], durable: bool) -> None:
+        self._folder = folder
+        self._durable = durable
+        self._kind: type[RecordT] = kind
+        self._lock = threading.Lock()
+        self._records: dict[str, RecordT] = {}
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for file in sorted(folder.glob("*.json")):
+            self._load(file)
+
+    def get(self, record: str) -> RecordT | None:
+        """The record with this id."""
+        return self._records.get(record)
+
+    def all(self) -> tuple[RecordT, ...]:
+        """All records."""
+        with self._lock:
+            return tuple(self._records.values())
+
+    def save(self, record: RecordT) -> None:
+        """Write a record: all of it or nothing, whatever happens meanwhile."""
+        fresh = self._folder / f"{record.id}.new"
+        with fresh.open("wb") as out:
+            out.write(msgspec.json.encode(record))
+            if self._durable:
+                out.flush()
+                os.fsync(out.fileno())
+        fresh.replace(self._folder / f"{record.id}.json")
+        if self._durable:
+            self._sync_folder()
+        with self._lock:
+            self._records[record.id] = record
+
+    def remove(self, record: str) -> None:
+        """Forget a record; one that is gone is no error."""
+        with self._lock:
+            self._records.pop(record, None)
+        (self._folder / f"{record}.json").unlink(missing_ok=True)
+
+    def _load(self, file: Path) -> None:
+        try:
+            record = msgspec.json.decode(file.read_bytes(), type=self._kind)
+        except msgspec.MsgspecError as error:
+            logger.error("%s is damaged and passed over: %s", file, error)
+            return
+        self._records[record.id] = record
+
+    def _sync_folder(self) -> None:
+        handle = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class Repository:
+    """The networks and endpoints of this host."""
+
+    def __init__(self, state_dir: Path, run_dir: Path) -> None:
+        self.networks: Folder[Network] = Folder(state_dir / "networks", Network, durable=True)
+        self.endpoints: Folder[Endpoint] = Folder(run_dir / "endpoints", Endpoint, durable=False)
+
+    def network(self, network: str) -> Network:
+        """A network that must be there. Raises NotFound."""
+        found = self.networks.get(network)
+        if found is None:
+            raise NotFound(f"network {network[:12]} is not known to qnet on this host")
+        return found
+
+    def endpoint(self, endpoint: str) -> Endpoint:
+        """An endpoint that must be there. Raises NotFound."""
+        found = self.endpoints.get(endpoint)
+        if found is None:
+            raise NotFound(f"endpoint {endpoint[:12]} is not known to qnet on this host")
+        return found
+
+    def endpoints_of(self, network: str) -> tuple[Endpoint, ...]:
+        """The endpoints on a network."""
+        return tuple(endpoint for endpoint in self.endpoints.all() if endpoint.network == network)
+
+
+class Registry:
+    """What the cluster knows of this host's networks; `qnet network ls` reads it."""
+
+    def __init__(self, store: Store, host: str) -> None:
+        self._store = store
+        self._host = host
+
+    def published(self) -> dict[str, NetworkRecord]:
+        """This host's records, by network id. Raises Unavailable."""
+        found = self._store.range(schema.network_key(self._host))
+        records = (schema.decode(kv.value, NetworkRecord, kv.key) for kv in found.kvs)
+        return {record.id: record for record in records}
+
+    def publish(self, network: Network, name: str = "") -> None:
+        """Write a network's record. Raises Unavailable."""
+        record = self.record(network, name)
+        self._store.put(schema.network_key(self._host, network.id), schema.encode(record))
+
+    def withdraw(self, network: str) -> None:
+        """Delete a network's record. Raises Unavailable."""
+        self._store.delete(schema.network_key(self._host, network))
+
+    def record(self, network: Network, name: str) -> NetworkRecord:
+        """A network as the cluster sees it."""
+        return NetworkRecord(
+            id=network.id,
+            host=self._host,
+            tenant=network.tenant,
+            name=name,
+            subnets=tuple(entry.subnet for entry in network.subnets),
+            gateways=tuple(entry.gateway for entry in network.subnets if entry.gateway),
+            parent=network.parent,
+            macvlan_mode=network.macvlan_mode,
+            mtu=network.mtu,
+            internal=network.internal,
+            host_access=network.host_access,
+            host_addresses=network.host_addresses,
+        )

@@ -1,0 +1,229 @@
+"""What the network driver does. Steps with effects register their undo; what a crash leaves, `repair` finds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from plugins.network import plan
+from plugins.network.model import (
+    ADDRESS_SPACE,
+    Endpoint,
+    Network,
+    Subnet,
+    command_with_driver,
+    parse_ask,
+    parse_options,
+)
+from plugins.network.plan import Link, Macvlan, Shim
+from plugins.network.repository import Registry, Repository
+from qnet.errors import Conflict, InvalidRequest, Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+class Addresses(Protocol):
+    """What the driver needs of address management (`plugins.ipam.endpoints.Endpoints`)."""
+
+    def check_pool(self, tenant: str, subnet: str) -> None:
+        """The pool must have been requested by this host."""
+
+    def bind(self, tenant: str, places: Iterable[tuple[str, str]], network: str, endpoint: str, mac: str) -> str:
+        """Write down which endpoint has the addresses; returns its MAC address."""
+
+    def auxiliary(self, tenant: str, subnet: str, addresses: Iterable[str]) -> None:
+        """Addresses just given out are auxiliary ones."""
+
+    def take_host_address(self, tenant: str, subnet: str, network: str) -> str:
+        """The host's own address on a network."""
+
+    def drop_host_address(self, tenant: str, subnet: str, network: str) -> None:
+        """Give it back."""
+
+
+class Kernel(Protocol):
+    """What the driver needs of the kernel (`plugins.network.links.Links`)."""
+
+    def all(self) -> dict[str, Link]:
+        """Every link, by name."""
+
+    def add(self, link: Macvlan) -> None:
+        """Make a link, in place of one left behind."""
+
+    def delete(self, name: str) -> bool:
+        """Delete a link if it is there."""
+
+    def sync(self, shim: Shim) -> None:
+        """Make the host's own link as it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What the engine does with an endpoint's link: its name now, and the container's gateways (may be empty)."""
+
+    link: str
+    gateway: str
+    gateway6: str
+
+
+class Service:
+    """Networks and endpoints of this host's engine."""
+
+    def __init__(
+        self, repository: Repository, registry: Registry, kernel: Kernel, addresses: Addresses, parent: str
+    ) -> None:
+        self._repository = repository
+        self._registry = registry
+        self._kernel = kernel
+        self._addresses = addresses
+        self._parent = parent
+        self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+
+    def create_network(
+        self, network: str, options: Mapping[str, Any], subnets: Sequence[Subnet], spaces: Iterable[str]
+    ) -> None:
+        """Make a network on this host.
+
+        Args:
+            spaces: the address spaces of its subnets; another driver's tell that `--ipam-driver` was left out.
+
+        Raises:
+            InvalidRequest: an option, the parent or the IPAM driver is wrong.
+            Conflict, Exhausted, Unavailable: an address of the host or an auxiliary one cannot be had.
+        """
+        if any(space != ADDRESS_SPACE for space in spaces):
+            given, internal = parse_options(options)
+            raise InvalidRequest(
+                f"the addresses of a qnet network must be qnet's, or two hosts give out the same ones; type: "
+                f"{command_with_driver(subnets, given, internal)}"
+            )
+        ask = parse_ask(network, options, subnets, self._parent)
+        if not ask.subnets:
+            raise InvalidRequest("a qnet network has at least one subnet, IPv4 or IPv6")
+        plan.check_parent(ask, self._kernel.all(), self._repository.networks.all())
+        for entry in ask.subnets:
+            self._addresses.check_pool(ask.tenant, entry.subnet)
+        fields = {name: getattr(ask, name) for name in ask.__struct_fields__}
+        with self._locks[network], ExitStack() as undo:
+            for entry in ask.subnets:
+                self._addresses.auxiliary(ask.tenant, entry.subnet, entry.auxiliary)
+            made = Network(**fields)
+            undo.callback(self._clear, made)
+            if ask.host_access:
+                own = (self._addresses.take_host_address(ask.tenant, s.subnet, network) for s in ask.subnets)
+                made = msgspec.structs.replace(made, host_addresses=tuple(own))
+            undo.callback(self._repository.networks.remove, network)
+            self._repository.networks.save(made)
+            self.sync_shim(network)
+            undo.pop_all()
+        self._tell(made)
+
+    def delete_network(self, network: str) -> None:
+        """Remove a network of this host; one that is not known is no error."""
+        made = self._repository.networks.get(network)
+        with self._locks[network]:
+            for endpoint in self._repository.endpoints_of(network):
+                self.delete_endpoint(endpoint.id)
+            self._repository.networks.remove(network)
+            if made is not None:
+                self._clear(made)
+        self._locks.pop(network, None)
+        try:
+            self._registry.withdraw(network)
+        except Unavailable as error:
+            logger.warning("network %s stays published until the store is back: %s", network[:12], error)
+
+    def create_endpoint(
+        self, network: str, endpoint: str, addresses: Sequence[str], mac: str, options: Mapping[str, Any]
+    ) -> str:
+        """Note an endpoint and its MAC address, which is returned.
+
+        Args:
+            addresses: its addresses without prefix lengths, IPv4 first.
+            mac: the one the user asked for, or empty.
+
+        Raises:
+            NotFound: the network is not known.
+            InvalidRequest, Conflict, Unavailable
+        """
+        known = self._repository.network(network)
+        for option in options:
+            if not option.startswith("com.docker."):
+                raise InvalidRequest(f"--driver-opt {option[:64]}: a qnet endpoint has no options")
+        if not addresses:
+            raise InvalidRequest(f"endpoint {endpoint[:12]} has no address")
+        places = [(address, known.subnet_of(address)) for address in addresses]
+        with self._locks[network] if known.macvlan_mode == "passthru" else ExitStack(), ExitStack() as undo:
+            others = [one for one in self._repository.endpoints_of(network) if one.id != endpoint]
+            if known.macvlan_mode == "passthru" and others:
+                raise Conflict(f"network {network[:12]} is in mode passthru: its one container has {known.parent}")
+            undo.callback(self._repository.endpoints.remove, endpoint)
+            made = Endpoint(id=endpoint, network=network, addresses=tuple(addresses), mac=mac)
+            self._repository.endpoints.save(made)
+            mac = self._addresses.bind(known.tenant, places, network, endpoint, mac)
+            self._repository.endpoints.save(msgspec.structs.replace(made, mac=mac))
+            undo.pop_all()
+        return mac
+
+    def join(self, network: str, endpoint: str) -> Joined:
+        """Make an endpoint's link. Raises NotFound, InvalidRequest, Conflict, Unsupported, Unavailable."""
+        known, made = self._repository.network(network), self._repository.endpoint(endpoint)
+        link = plan.endpoint_macvlan(known, made)
+        with ExitStack() as undo:
+            undo.callback(self._kernel.delete, link.name)
+            self._kernel.add(link)
+            self._repository.endpoints.save(msgspec.structs.replace(made, joined=True))
+            self.sync_shim(network)
+            undo.pop_all()
+        gateways = {} if known.internal else {":" in entry.gateway: entry.gateway for entry in known.subnets}
+        return Joined(link.name, gateways.get(False, ""), gateways.get(True, ""))
+
+    def leave(self, network: str, endpoint: str) -> None:
+        """A container gives up an endpoint; the engine has moved its link back to the host, or lost it."""
+        made = self._repository.endpoints.get(endpoint)
+        if made is not None and made.joined:
+            self._repository.endpoints.save(msgspec.structs.replace(made, joined=False))
+        self.sync_shim(network)
+
+    def delete_endpoint(self, endpoint: str) -> None:
+        """Remove an endpoint and its link; one that is not known is no error."""
+        self._kernel.delete(plan.endpoint_link(endpoint))
+        self._repository.endpoints.remove(endpoint)
+
+    def oper_info(self, endpoint: str) -> dict[str, str]:
+        """What `docker network inspect -v` may show of an endpoint. Raises NotFound."""
+        return {"com.docker.network.endpoint.macaddress": self._repository.endpoint(endpoint).mac}
+
+    def sync_shim(self, network: str) -> None:
+        """Make the host's own link on a network agree with its local containers, if it has one."""
+        known = self._repository.networks.get(network)
+        if known is None or not known.host_access:
+            return
+        with self._locks[network]:
+            known = self._repository.networks.get(network)
+            if known is not None:
+                self._kernel.sync(plan.shim(known, self._repository.endpoints_of(network)))
+
+    def _clear(self, network: Network) -> None:
+        """Remove what a network has in the kernel and of addresses."""
+        if not network.host_access:
+            return
+        self._kernel.delete(plan.shim_link(network.id))
+        for entry in network.subnets:
+            try:
+                self._addresses.drop_host_address(network.tenant, entry.subnet, network.id)
+            except (Unavailable, Conflict) as error:
+                logger.warning("host address on %s is released later: %s", entry.subnet, error)
+
+    def _tell(self, network: Network) -> None:
+        try:
+            self._registry.publish(network)
+        except Unavailable as error:
+            logger.warning("network %s is published later: %s", network.id[:12], error)

@@ -1,0 +1,17 @@
+"""The Prometheus metrics that daemons expose at `GET /metrics` of their socket. `docs/reference.md` lists them."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+CALLS = Histogram(
+    "qnet_plugin_call_seconds",
+    "Time to answer a call of the engine",
+    ["call"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+REFUSALS = Counter("qnet_plugin_refusals_total", "Calls answered with an error", ["call", "error"])
+ALLOCATIONS = Counter("qnet_ipam_allocations_total", "Addresses given out", ["tenant"])
+COLLISIONS = Counter("qnet_ipam_collisions_total", "Allocations repeated because another host was faster")
+REPAIRS = Counter("qnet_repairs_total", "Things that the comparison with the engine put right", ["what"])
+CONFLICTS = Counter("qnet_ipam_conflicts_total", "Addresses in use here whose record belongs to another")

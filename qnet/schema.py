@@ -1,0 +1,194 @@
+"""Every key and record that qnet keeps in the store; `docs/schema.md` is the same for people.
+
+Keys start with `/qnet/v1/`. A record carries `v`, the version of its format; readers ignore fields that they do not
+know, so that two adjacent releases can run together. Subnets stand in keys with `-` for the `/`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from qnet.errors import Internal
+
+ROOT = "/qnet/v1/"
+POOLS = ROOT + "pools/"
+CONTENTS = ROOT + "contents/"
+HOSTS = ROOT + "hosts/"
+NETWORKS = ROOT + "networks/"
+
+ADDRESS = "address/"
+RESTING = "resting/"
+USE = "use/"
+
+Kind: TypeAlias = Literal["endpoint", "gateway", "auxiliary", "reservation", "held", "host"]
+
+
+class PoolRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`pools/TENANT/SUBNET`: a subnet that belongs to a tenant.
+
+    `kept` pools were made by `qnet pool create` and stay when nobody uses them.
+    """
+
+    v: int = 1
+    tenant: str
+    subnet: str
+    since: str
+    gateway: str = ""
+    exclude: tuple[str, ...] = ()
+    kept: bool = False
+
+
+class UseRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`contents/TENANT/SUBNET/use/HOST`: how many networks of a host's engine use the pool. Written by that host only.
+
+    `shared` counts the networks that name each gateway or auxiliary address; 0 means named by an earlier
+    instance of the engine, which has not asked again yet.
+    """
+
+    v: int = 1
+    host: str
+    engine: str
+    networks: int
+    shared: dict[str, int] = {}
+
+
+class AddressRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`contents/TENANT/SUBNET/address/ADDRESS`: who has an address.
+
+    `claim` is unique to each time the address is given out; `engine` is the engine instance that asked last;
+    `asked` tells that the address was asked for by itself (`--ip`) or for a container's name, so it outlives a stop.
+    """
+
+    v: int = 1
+    kind: Kind
+    host: str
+    since: str
+    claim: str
+    engine: str = ""
+    asked: bool = False
+    network: str = ""
+    endpoint: str = ""
+    mac: str = ""
+    container: str = ""
+    container_id: str = ""
+    note: str = ""
+
+
+class MacRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`macs/TENANT/MAC`: the claim of the address that has this MAC address."""
+
+    v: int = 1
+    address: str
+    host: str
+    claim: str
+
+
+class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`hosts/NAME`: the one machine that may act under this name."""
+
+    v: int = 1
+    name: str
+    identity: str
+    since: str
+
+
+class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`networks/HOST/ID`: a Docker network as one host has it. Written by that host only."""
+
+    v: int = 1
+    id: str
+    host: str
+    tenant: str
+    subnets: tuple[str, ...]
+    name: str = ""
+    gateways: tuple[str, ...] = ()
+    driver_mode: str = "macvlan"
+    parent: str = ""
+    macvlan_mode: str = "bridge"
+    mtu: int = 0
+    internal: bool = False
+    host_access: bool = False
+    host_addresses: tuple[str, ...] = ()
+
+
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[msgspec.Struct]] = {}
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """The record as compact JSON."""
+    return _encoder.encode(record)
+
+
+def decode(data: bytes, kind: type[RecordT], key: str = "") -> RecordT:
+    """The record of this kind.
+
+    Raises:
+        Internal: the data is not such a record.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        return decoder.decode(data)  # type: ignore[return-value]
+    except msgspec.MsgspecError as error:
+        raise Internal(f"damaged {kind.__name__} in the store{f' at {key}' if key else ''}: {error}") from error
+
+
+def subnet_key(subnet: str) -> str:
+    """A subnet as it stands in keys: `10.77.0.0-24`."""
+    return subnet.replace("/", "-")
+
+
+def subnet_of_key(part: str) -> str:
+    """The subnet that a part of a key names."""
+    return part.replace("-", "/")
+
+
+def pools_prefix(tenant: str = "") -> str:
+    """All pool records, or those of one tenant."""
+    return f"{POOLS}{tenant}/" if tenant else POOLS
+
+
+def pool_key(tenant: str, subnet: str) -> str:
+    """Where a PoolRecord stands."""
+    return f"{POOLS}{tenant}/{subnet_key(subnet)}"
+
+
+def contents_prefix(tenant: str, subnet: str) -> str:
+    """Everything inside a pool: addresses, resting marks, uses."""
+    return f"{CONTENTS}{tenant}/{subnet_key(subnet)}/"
+
+
+def address_key(tenant: str, subnet: str, address: str = "") -> str:
+    """Where an AddressRecord stands; without an address, the prefix of all of the pool."""
+    return f"{contents_prefix(tenant, subnet)}{ADDRESS}{address}"
+
+
+def resting_key(tenant: str, subnet: str, address: str = "") -> str:
+    """The mark, under a lease, of an address that was released a short time ago."""
+    return f"{contents_prefix(tenant, subnet)}{RESTING}{address}"
+
+
+def use_key(tenant: str, subnet: str, host: str = "") -> str:
+    """Where a UseRecord stands; without a host, the prefix of all of the pool."""
+    return f"{contents_prefix(tenant, subnet)}{USE}{host}"
+
+
+def mac_key(tenant: str, mac: str) -> str:
+    """Where a MacRecord stands."""
+    return f"{ROOT}macs/{tenant}/{mac}"
+
+
+def host_key(host: str) -> str:
+    """Where a HostRecord stands."""
+    return HOSTS + host
+
+
+def network_key(host: str, network: str = "") -> str:
+    """Where a NetworkRecord stands; without a network, the prefix of all of the host."""
+    return f"{NETWORKS}{host}/{network}"

@@ -1,0 +1,175 @@
+"""The settings of every daemon: `/etc/qnet/qnet.toml`, overridden by the environment, overridden by the command line.
+
+An option `timeout` of section `etcd` is overridden by `QNET_ETCD_TIMEOUT`, whose value is read as TOML and, if it is
+not TOML, as text. Unknown options and wrong types are refused. `docs/reference.md` lists every option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from qnet.errors import InvalidRequest
+
+DEFAULT_FILE = Path("/etc/qnet/qnet.toml")
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """This host. `name` must be unique in the cluster; empty: the machine's host name."""
+
+    name: str = ""
+    state_dir: str = "/var/lib/qnet"
+    run_dir: str = "/run/qnet"
+
+
+class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The cluster's store. `timeout` (seconds) bounds each call, over all endpoints together."""
+
+    endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    user: str = ""
+    password_file: str = ""
+    timeout: float = 4.0
+
+
+class Docker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The engine of this host, as qnet calls it. `timeout` in seconds."""
+
+    socket: str = "/run/docker.sock"
+    timeout: float = 10.0
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The network plugin. `parent` is used by networks made without `-o parent=`."""
+
+    parent: str = ""
+    socket: str = "/run/docker/plugins/qnet.sock"
+    threads: int = 64
+
+
+class Ipam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Addresses. Times in seconds; `subnet_prefix*` is the size of a subnet carved from a supernet.
+
+    `rest`: a released address is not handed out again for so long. `grace`: a record whose endpoint is missing is
+    released when it was missed twice, this far apart. `repair_interval`: how often to compare with the engine.
+    """
+
+    rest: int = 60
+    grace: float = 60.0
+    repair_interval: float = 30.0
+    subnet_prefix: int = 24
+    subnet_prefix6: int = 64
+    supernets: dict[str, tuple[str, ...]] = {}
+
+
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of one host."""
+
+    host: Host = Host()
+    etcd: Etcd = Etcd()
+    docker: Docker = Docker()
+    network: Network = Network()
+    ipam: Ipam = Ipam()
+    log: Log = Log()
+
+
+def load(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings. Without `file`, the default one is read if it is there.
+
+    Raises:
+        InvalidRequest: naming the file or variable, the option and what is allowed.
+    """
+    environment = os.environ if environment is None else environment
+    tree = _read(file) if file else (_read(DEFAULT_FILE) if DEFAULT_FILE.exists() else {})
+    source = str(file or DEFAULT_FILE)
+    for variable, text in environment.items():
+        section, _, option = variable.removeprefix("QNET_").lower().partition("_")
+        if variable.startswith("QNET_") and section in Settings.__struct_fields__ and option:
+            tree.setdefault(section, {})[option] = _value(text)
+            source += f", {variable}"
+    try:
+        settings = msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"settings ({source}): {error}{_allowed(str(error))}") from error
+    return _checked(settings, source)
+
+
+def from_command_line(program: str, description: str, argv: Sequence[str] | None = None) -> Settings:
+    """The settings of a daemon that takes `--config FILE` and nothing else."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("--config", type=Path, help=f"settings file (default: {DEFAULT_FILE}, if it exists)")
+    return load(parser.parse_args(argv).config)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise InvalidRequest(f"settings file {file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"settings file {file} is not TOML: {error}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _allowed(message: str) -> str:
+    """The options of the section that an unknown option stands in."""
+    if "unknown field" not in message:
+        return ""
+    place = message.rpartition("`$.")[2].rstrip("`") if "`$." in message else ""
+    section = getattr(Settings(), place, None) if place else Settings()
+    fields = getattr(section, "__struct_fields__", ())
+    return f"; it may have: {', '.join(fields)}" if fields else ""
+
+
+def _checked(settings: Settings, source: str) -> Settings:
+    name = settings.host.name or socket.gethostname().partition(".")[0].lower()
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"settings ({source}): host.name {name!r} is no host name: lower-case letters, digits and -, up to 63"
+        )
+    if not settings.etcd.endpoints:
+        raise InvalidRequest(f"settings ({source}): etcd.endpoints is empty: give at least one HOST:PORT")
+    for tenant, supernets in settings.ipam.supernets.items():
+        for text in supernets:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError as error:
+                raise InvalidRequest(f"settings ({source}): ipam.supernets.{tenant}: {error}") from error
+    bounds = {
+        "etcd.timeout": (settings.etcd.timeout, 0.1, 4.5),
+        "docker.timeout": (settings.docker.timeout, 0.5, 120),
+        "network.threads": (settings.network.threads, 4, 512),
+        "ipam.rest": (settings.ipam.rest, 1, 86400),
+        "ipam.grace": (settings.ipam.grace, 0, 86400),
+        "ipam.repair_interval": (settings.ipam.repair_interval, 0.1, 3600),
+        "ipam.subnet_prefix": (settings.ipam.subnet_prefix, 8, 30),
+        "ipam.subnet_prefix6": (settings.ipam.subnet_prefix6, 32, 126),
+    }
+    for option, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise InvalidRequest(f"settings ({source}): {option} is {value}; allowed: {low} to {high}")
+    return msgspec.structs.replace(settings, host=msgspec.structs.replace(settings.host, name=name))

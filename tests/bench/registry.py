@@ -1,0 +1,16 @@
+"""Which modules measure which part. A new part is a module with GOALS and measure(), and a line here."""
+
+from __future__ import annotations
+
+from tests.bench import docker_run, fullness, latency, memory, rates, throughput
+from tests.bench.model import Group
+
+GROUPS: tuple[tuple[str, Group], ...] = (
+    ("memory", memory),
+    ("ipam", latency),
+    ("ipam", rates),
+    ("ipam", fullness),
+    ("network", docker_run),
+    ("network", throughput),
+)
+PARTS = tuple(dict.fromkeys(part for part, _ in GROUPS))

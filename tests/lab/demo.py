@@ -1,0 +1,166 @@
+"""The demo: three Docker hosts, one qnet network, containers that reach each other over all of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tests.lab.cluster import Lab, on_all
+from tests.lab.host import Host
+from tests.lab.model import LabError, Shape
+
+NETWORK = "web"
+SUBNET = "10.77.0.0/24"
+CREATE = (
+    *("network", "create", "-d", "qnet", "--ipam-driver", "qnet", "--subnet", SUBNET),
+    *("--gateway", "10.77.0.1", "-o", "parent=eth1", NETWORK),
+)
+PLACES = (("web-1", "host1"), ("web-2", "host2"), ("web-3", "host3"), ("web-4", "host1"))
+FIXED = "10.77.0.50"
+LAB = ".venv/bin/python -m tests.lab"
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container of the demo."""
+
+    name: str
+    host: Host
+    address: str
+
+
+def say(text: str) -> None:
+    """One step of the demo."""
+    console.print(f"[bold cyan]>[/] {text}")
+
+
+def lab_up() -> Lab:
+    """The demo's lab: the one that is up, if it will do."""
+    shape = Shape(hosts=3)
+    running = Lab.running()
+    if running and running.shape != shape:
+        raise LabError(f"another lab is up ({running.shape}): `make demo-down` removes it")
+    if running:
+        say("the lab is up already")
+        for host in running.hosts:
+            if host.status().state != "up":
+                raise LabError(f"{host.name} is {host.status().state}: `make demo-down`, then `make demo`")
+        return running
+    say("three Docker hosts, each in namespaces of its own, and etcd")
+    began = time.monotonic()
+    lab = Lab.of_shape(shape)
+    say(f"up after {time.monotonic() - began:.1f} s, with Docker {lab.hosts[0].status().engine_version}")
+    return lab
+
+
+def create_network(host: Host) -> None:
+    """Makes the network on one host, unless an earlier demo has."""
+    if host.docker("network", "inspect", NETWORK, check=False).returncode != 0:
+        host.docker(*CREATE)
+
+
+def start(host: Host, name: str, *options: str) -> Container:
+    """Starts a container of the demo, unless an earlier one has, and looks up its address."""
+    if host.docker("container", "inspect", name, check=False).returncode == 0:
+        host.docker("start", name)
+    else:
+        host.docker("run", "-d", "--name", name, "--network", NETWORK, *options, "busybox", "sleep", "infinity")
+    inspected = json.loads(host.docker("container", "inspect", name).stdout)[0]
+    return Container(name, host, inspected["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
+
+
+def show(containers: list[Container]) -> None:
+    """The table of who is where."""
+    table = Table("container", "host", "address", title=f"network {NETWORK}, pool {SUBNET}", title_justify="left")
+    for container in containers:
+        table.add_row(container.name, container.host.name, container.address)
+    console.print(table)
+    addresses = [container.address for container in containers]
+    if len(set(addresses)) != len(addresses):
+        raise LabError(f"two containers have one address: {', '.join(addresses)}")
+
+
+def ping_all(containers: list[Container]) -> None:
+    """Every container pings every other one."""
+    pairs = [(one, other) for one in containers for other in containers if one is not other]
+    times = []
+    for one, other in pairs:
+        done = one.host.docker("exec", one.name, "ping", "-c", "1", "-W", "3", other.address, check=False)
+        if done.returncode != 0:
+            raise LabError(f"{one.name} on {one.host.name} does not reach {other.name} ({other.address})")
+        times += [float(found) for found in re.findall(r"time=([\d.]+) ms", done.stdout)]
+    say(f"ping: all {len(pairs)} pairs reach each other (slowest {max(times, default=0):.2f} ms)")
+
+
+def refuse_duplicate(host: Host, taken: Container) -> None:
+    """Asks on another host for an address that is taken."""
+    say(f"{host.name} asks for {taken.address}, which {taken.name} on {taken.host.name} holds:")
+    argv = ("run", "--rm", "--network", NETWORK, "--ip", taken.address, "busybox", "true")
+    console.print(f"  $ docker {' '.join(argv)}", style="dim", markup=False)
+    done = host.docker(*argv, check=False)
+    if done.returncode == 0:
+        raise LabError(f"{host.name} got {taken.address} although {taken.name} holds it")
+    message = next((line for line in done.stderr.splitlines() if "rror" in line), done.stderr.strip())
+    console.print(f"  {message}", style="yellow", markup=False)
+    if taken.address not in message:
+        raise LabError(f"refused for another reason than {taken.address} being taken")
+
+
+def what_next() -> None:
+    """Commands to copy."""
+    console.print("\n[bold]The lab stays up. Try:[/]")
+    for comment, command in (
+        ("the hosts", f"{LAB} status"),
+        ("docker on any host", f"{LAB} docker host2 ps"),
+        ("one more container", f"{LAB} docker host3 run --rm -it --network {NETWORK} busybox sh"),
+        ("who has which address", f"{LAB} exec host1 .venv/bin/qnet address ls --subnet {SUBNET}"),
+        ("the pools", f"{LAB} exec host1 .venv/bin/qnet pool ls"),
+        ("is everything in order?", f"{LAB} exec host1 .venv/bin/qnet doctor"),
+        ("a power cut and a boot", f"{LAB} kill host3; {LAB} start host3"),
+        ("remove every trace", "make demo-down"),
+    ):
+        console.print(f"  [dim]# {comment}[/]\n  {command}")
+
+
+@click.group()
+def main() -> None:
+    """Shows qnet on three Docker hosts on this machine."""
+
+
+@main.command()
+def up() -> None:
+    """Bring up the lab, a network and containers on all hosts; show that they reach each other."""
+    try:
+        lab = lab_up()
+        say(f"on every host: docker {' '.join(CREATE)}")
+        on_all(create_network, lab.hosts)
+        containers = [start(lab.host(host), name) for name, host in PLACES]
+        containers.append(start(lab.hosts[1], "web-fixed", "--ip", FIXED))
+        show(containers)
+        ping_all(containers)
+        refuse_duplicate(lab.hosts[2], containers[-1])
+        what_next()
+    except LabError as error:
+        raise click.ClickException(f"the demo failed: {error}") from error
+
+
+@main.command()
+def down() -> None:
+    """Remove every trace of the demo."""
+    try:
+        Lab.remove()
+    except LabError as error:
+        raise click.ClickException(str(error)) from error
+    say("the lab is down, nothing is left")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.lab.demo")
