@@ -32,7 +32,7 @@ from plugins.network.repository import Repository as Networks
 from plugins.network.service import Service as Network
 from plugins.repair import RepairLoop
 from qnet.connect import open_store
-from qnet.engine import Engine
+from qnet.engine import Engine, InProgress
 from qnet.settings import Settings
 from qnet.store.commit import GroupCommit
 from qnet.wire import Plugin
@@ -67,8 +67,8 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     grace = config.ipam.grace
     loop = RepairLoop(
         engine,
-        AddressRepair(addresses, uses, ipam, journal, now, grace),
-        NetworkRepair(networks, registry, network, links, grace),
+        AddressRepair(addresses, uses, ipam, journal, InProgress(engine), now, grace),
+        NetworkRepair(networks, registry, network, links, InProgress(engine), grace),
         host_name.claim,
         poke,
         config.ipam.repair_interval,

@@ -6,9 +6,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import docker
 import requests
@@ -17,6 +17,7 @@ from qnet.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
+BUSY_PATIENCE = 0.25
 CHANGES = {"type": ["container", "network"], "event": ["start", "connect", "disconnect", "rename", "destroy", "remove"]}
 RUNNING = frozenset({"running", "paused", "restarting"})
 
@@ -99,6 +100,10 @@ class Engine:
         entries = self._call("containers", lambda client: client.containers(all=True))
         return tuple(_container(entry, ids) for entry in entries)
 
+    def busy_containers(self) -> frozenset[str]:
+        """The ids of the containers that the engine is starting or stopping right now. Raises Unavailable."""
+        return frozenset(one.id for one in self.containers() if self.busy(one.id, BUSY_PATIENCE))
+
     def busy(self, container: str, patience: float) -> bool:
         """Whether the engine is starting or stopping a container: it holds its lock, and inspect does not answer within
         `patience` seconds."""
@@ -142,6 +147,32 @@ class Engine:
             return {}
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             raise Unavailable(f"docker engine at {self._url}: {what}: {error}") from error
+
+
+class Busy(Protocol):
+    """The part of an engine that `InProgress` asks."""
+
+    def busy_containers(self) -> frozenset[str]:
+        """The ids of the containers that the engine is starting or stopping right now."""
+
+
+class InProgress:
+    """What may belong to a start that takes long: no list of the engine has it, only the container's lock does."""
+
+    def __init__(self, engine: Busy) -> None:
+        self._engine = engine
+        self._suspects: dict[Hashable, frozenset[str]] = {}
+
+    def may_explain(self, doubts: Collection[Hashable]) -> set[Hashable]:
+        """Those of the doubts since whose first mention one container has been busy each time. Doubts that are not
+        mentioned again are forgotten. Ask before the view that is acted on.
+
+        Raises:
+            Unavailable: the engine does not answer.
+        """
+        busy = self._engine.busy_containers() if doubts else frozenset()
+        self._suspects = {doubt: self._suspects.get(doubt, busy) & busy for doubt in doubts}
+        return {doubt for doubt, suspects in self._suspects.items() if suspects}
 
 
 def _network(entry: Mapping[str, Any]) -> EngineNetwork:

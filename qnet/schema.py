@@ -1,7 +1,7 @@
 """Every key and record that qnet keeps in the store; `docs/schema.md` is the same for people.
 
-Keys start with `/qnet/v1/`. A record carries `v`, the version of its format; readers ignore fields that they do not
-know, so that two adjacent releases can run together. Subnets stand in keys with `-` for the `/`.
+Keys start with `/qnet/v1/`. A record's `v` is the version of its format (1 where it is left out); readers ignore fields
+that they do not know, so that two adjacent releases can run together. Subnets stand in keys with `-` for the `/`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ record unchanged between.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -55,8 +55,14 @@ class Action:
     observed: Observed | None = None
     owner: Owner | None = None
 
+    @property
+    def takes_away(self) -> bool:
+        """Whether it takes an address from an endpoint: right only if no start is in progress that it belongs to."""
+        return self.do in ("release", "hold") and self.observed is not None and self.observed.record.kind == "endpoint"
+
 
 Sightings: TypeAlias = Mapping[Place, tuple[int, float]]
+MissedTwice: TypeAlias = Callable[[Place, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,7 @@ def compare(
             elif missed_twice(place, observed.revision):
                 actions.append(Action("hold" if asking else "release", place, observed, next(iter(asking), None)))
         elif record.kind == "held":
-            actions += _held(place, observed, engine)
+            actions += _held(place, observed, engine, missed_twice)
         elif record.kind == "host" and record.network not in engine.networks:
             if missed_twice(place, observed.revision):
                 actions.append(Action("release", place, observed))
@@ -165,11 +171,13 @@ def _known_better(place: Place, observed: Observed, live: Owner) -> list[Action]
     return [Action("update", place, observed, live)]
 
 
-def _held(place: Place, observed: Observed, engine: Engine) -> list[Action]:
+def _held(place: Place, observed: Observed, engine: Engine, missed_twice: MissedTwice) -> list[Action]:
     """A held address stays while a container that it can be for exists."""
     record = observed.record
     if place in engine.live:
-        return [Action("update", place, observed, engine.live[place])]
+        # an engine gives an address back before its list says that the container stopped: one look proves nothing
+        wrong = missed_twice(place, observed.revision)
+        return [Action("update", place, observed, engine.live[place])] if wrong else []
     asking = engine.asking.get(place, [])
     owner = next((one for one in asking if one.container.id == record.container_id), None)
     owner = owner or next((one for one in asking if not one.container.running), None)
@@ -188,9 +196,8 @@ def _by_name(record: AddressRecord, container: EngineContainer) -> bool:
 
 
 def _without_record(
-    host: str, records: Mapping[Place, Observed], engine: Engine, missed_twice: object
+    host: str, records: Mapping[Place, Observed], engine: Engine, missed_twice: MissedTwice
 ) -> Iterable[Action]:
-    assert callable(missed_twice)
     for place, owner in engine.live.items():
         observed = records.get(place)
         if observed is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -100,14 +101,21 @@ def parse_pool_id(text: str) -> PoolId:
         options = parse_qs(query, strict_parsing=bool(query), max_num_fields=2)
         part = options.get("range", [""])[0]
         exclude = options.get("exclude", [""])[0]
-        return PoolId(
+        pool = PoolId(
             tenant=parse_tenant(tenant),
             subnet=ipaddress.ip_network(subnet),
             range=ipaddress.ip_network(part) if part else None,
             exclude=tuple(exclude.split(",")) if exclude else (),
         )
+        for item in pool.exclude:
+            parse_exclusion(item, pool.subnet)
     except ValueError as error:
         raise InvalidRequest(f"{text[:200]!r} is not the id of a pool of qnet: {error}") from error
+    if str(pool) != text:
+        raise InvalidRequest(f"{text[:200]!r} is not the id of a pool of qnet: it would be {str(pool)[:200]!r}")
+    if pool.range and (pool.range.version != pool.subnet.version or not pool.range.subnet_of(pool.subnet)):  # type: ignore[arg-type]
+        raise InvalidRequest(f"{text[:200]!r} is not the id of a pool of qnet: its range is not inside its subnet")
+    return pool
 
 
 def parse_tenant(text: str) -> str:
@@ -163,8 +171,7 @@ def number_of(text: str) -> int:
     """The number of an address that is known to be one; for IPv4 several times faster than `ipaddress`."""
     if ":" in text:
         return int(ipaddress.IPv6Address(text))
-    a, b, c, d = text.split(".")
-    return int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)
+    return int.from_bytes(socket.inet_aton(text), "big")
 
 
 def parse_exclusion(text: str, subnet: IPNetwork) -> Span:

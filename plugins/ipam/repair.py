@@ -17,7 +17,7 @@ from plugins.ipam.settle import Settle
 from plugins.ipam.shared import describe
 from plugins.ipam.uses import Uses
 from qnet import metrics, schema
-from qnet.engine import EngineView
+from qnet.engine import EngineView, InProgress
 from qnet.errors import Conflict, NotFound
 from qnet.schema import AddressRecord
 
@@ -36,6 +36,7 @@ class Repair:
         uses: Uses,
         service: Service,
         journal: Journal,
+        in_progress: InProgress,
         now: Callable[[], str],
         grace: float,
         clock: Callable[[], float] = time.monotonic,
@@ -44,6 +45,7 @@ class Repair:
         self._uses = uses
         self._service = service
         self._journal = journal
+        self._in_progress = in_progress
         self._now = now
         self._grace = grace
         self._clock = clock
@@ -66,12 +68,17 @@ class Repair:
         self._scan()
         mine = dict(self._own_records())
         seen = view()
-        pools, engine = compare.pools_of(seen), compare.by_address(seen)
-        records = self._with_live(mine, engine.live)
-        verdict = compare.compare(self._host, records, engine, self._sightings, self._clock(), self._grace)
+        verdict = self._compare(mine, seen)
+        doubts = {(action.place, action.observed) for action in verdict.actions if action.takes_away}
+        sure = doubts - self._in_progress.may_explain(doubts)
+        if sure:
+            seen = view()
+            verdict = self._compare(mine, seen)
         self._sightings = verdict.sightings
         for action in verdict.actions:
-            self._act(action)
+            if not action.takes_away or (action.place, action.observed) in sure:
+                self._act(action)
+        pools = compare.pools_of(seen)
         self._found -= self._settle.run(self._found | set(pools), pools)
 
     def _scan(self) -> None:
@@ -106,6 +113,11 @@ class Repair:
             found = self._open(tenant, subnet)
             for stored in found.own() if found else ():
                 yield Place(tenant, subnet, stored.address), Observed(stored.record, stored.revision)
+
+    def _compare(self, mine: dict[Place, Observed], view: EngineView) -> compare.Verdict:
+        engine = compare.by_address(view)
+        records = self._with_live(mine, engine.live)
+        return compare.compare(self._host, records, engine, self._sightings, self._clock(), self._grace)
 
     def _with_live(self, mine: dict[Place, Observed], live: Iterable[Place]) -> dict[Place, Observed]:
         """Add the records of others at addresses that this host's endpoints have."""

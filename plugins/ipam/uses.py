@@ -92,8 +92,6 @@ class Uses:
         """This host uses the pool no more. False: its record, or another host's, changed meanwhile."""
         if not self.shared.write_use(PoolId(tenant, subnet), None, revision, use.shared):
             return False
-        # addresses may be left, of a container that was removed a moment ago: only a repair may stop looking
-        self._repository.note(tenant, subnet)
         self._repository.forget(tenant, subnet)
         self.collect(tenant, subnet)
         return True

@@ -10,7 +10,7 @@ from plugins.network import plan
 from plugins.network.repository import Registry, Repository
 from plugins.network.service import Kernel, Service
 from qnet import metrics
-from qnet.engine import EngineView
+from qnet.engine import EngineView, InProgress
 from qnet.errors import QnetError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ class Repair:
         registry: Registry,
         service: Service,
         kernel: Kernel,
+        in_progress: InProgress,
         grace: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -32,6 +33,7 @@ class Repair:
         self._registry = registry
         self._service = service
         self._kernel = kernel
+        self._in_progress = in_progress
         self._grace = grace
         self._clock = clock
         self._missing: dict[str, float] = {}
@@ -53,24 +55,25 @@ class Repair:
             except QnetError as error:
                 logger.warning("host access of network %s: %s", network.id[:12], error)
 
-    def run(self, view: EngineView) -> None:
+    def run(self, view: Callable[[], EngineView]) -> None:
         """Forget what the engine has not had for `grace` seconds, and publish what it has.
 
         Raises:
             Unavailable: the store cannot be reached.
         """
-        names = {network.id: network.name for network in view.networks}
-        has = {end.endpoint for container in view.containers for end in container.endpoints if container.running}
         endpoints = {endpoint.id for endpoint in self._repository.endpoints.all()}
-        networks = {network.id for network in self._repository.networks.all()}
-        for endpoint in self._gone((endpoints - has) | (networks - set(names))):
+        known = endpoints | {network.id for network in self._repository.networks.all()}
+        seen = view()
+        gone = self._gone(known - _has(seen))
+        sure = set(gone) - self._in_progress.may_explain(gone)
+        for endpoint in sure - _has(view()) if sure else ():
             metrics.REPAIRS.labels("unknown to the engine").inc()
             logger.warning("%s removed: the engine does not have it", endpoint[:12])
             if endpoint in endpoints:
                 self._service.delete_endpoint(endpoint)
             else:
                 self._service.delete_network(endpoint)
-        self._publish(names)
+        self._publish({network.id: network.name for network in seen.networks})
 
     def _gone(self, missing: Iterable[str]) -> list[str]:
         """Those that are missing now and were `grace` seconds ago."""
@@ -87,3 +90,9 @@ class Repair:
                 self._registry.publish(network, name)
         for gone in published.keys() - networks.keys():
             self._registry.withdraw(gone)
+
+
+def _has(view: EngineView) -> set[str]:
+    """The ids of the networks and endpoints that an engine has."""
+    running = (container for container in view.containers if container.running)
+    return {network.id for network in view.networks} | {end.endpoint for box in running for end in box.endpoints}

@@ -125,7 +125,7 @@ class Pools(RuleBasedStateMachine):
     def start_again(self, data: st.DataObject) -> None:
         address = data.draw(st.sampled_from(sorted(self.kept())))
         host, name = self.kept()[address]
-        self.hosts[host].repair.run(self.hosts[host].engine.view)
+        self.hosts[host].repair_once()
         self.started(host, self.boxes[name][1])
         assert self.boxes[name][1].address == address
 
@@ -137,7 +137,7 @@ class Pools(RuleBasedStateMachine):
         if one.address:
             self.hosts[host].stop_container(one)
         self.remove_box(name)
-        self.hosts[host].repair.run(self.hosts[host].engine.view)
+        self.hosts[host].repair_once()
         if one.asked and one.started:
             assert one.asked not in self._held()
 

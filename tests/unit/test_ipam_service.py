@@ -124,7 +124,7 @@ def test_gateway_that_a_crash_left_is_dropped(world: World) -> None:
     del world.one.engine.networks["a"]
     world.store.delete(schema.use_key("default", SUBNET, "host1"))
     world.one.crash()
-    world.one.repair.run(world.one.engine.view)
+    world.one.repair_once()
     assert world.store.count(schema.ROOT) == 0
 
 
@@ -133,7 +133,7 @@ def test_pool_that_holds_nothing_is_collected(world: World) -> None:
     kept = PoolRecord(tenant="default", subnet="10.78.0.0/24", since="", kept=True)
     for record in (empty, kept):
         world.store.put(schema.pool_key("default", record.subnet), schema.encode(record))
-    world.one.repair.run(world.one.engine.view)
+    world.one.repair_once()
     assert world.pools() == [schema.pool_key("default", "10.78.0.0/24")]
 
 
@@ -356,7 +356,7 @@ def test_release_waits_on_disk_while_the_store_is_away(world: World) -> None:
     world.one.stop_container(box)
     assert [entry.address for entry in world.one.journal.entries()] == [address]
     world.one.crash()
-    world.one.repair.run(world.one.engine.view)
+    world.one.repair_once()
     assert world.one.journal.entries() == ()
     assert address not in records(world.store, "default", SUBNET)
 
@@ -491,3 +491,52 @@ def test_host_address_comes_from_the_upper_half_and_stays(world: World) -> None:
     assert {first, *others} == {f"10.77.0.{last}" for last in range(2, 7)}
     world.one.endpoints.drop_host_address("default", "10.77.0.0/29", "a")
     assert first not in records(world.store, "default", "10.77.0.0/29")
+
+
+def test_a_start_that_takes_long_keeps_what_it_was_given(world: World) -> None:
+    """Between the request of an address and the end of the start, the engine lists no endpoint for it."""
+    pool = world.one.network("a", SUBNET)
+    given = world.one.service.request_address("e", pool, "").partition("/")[0]
+    world.one.engine.containers["c1"] = ("a", Container("c1"))
+    world.one.engine.starting = "c1"
+    for _ in range(3):
+        world.one.repaired()
+    assert records(world.store, "default", SUBNET)[given].kind == "endpoint"
+    world.one.engine.starting = "c2"  # c1's start has failed, and by chance another is in progress
+    world.one.repair_once()
+    assert given not in records(world.store, "default", SUBNET)
+
+
+def test_a_start_that_ends_while_the_comparison_doubts_keeps_its_address(world: World) -> None:
+    pool = world.one.network("a", SUBNET)
+    given = world.one.service.request_address("e", pool, "").partition("/")[0]
+    world.one.endpoints.bind("default", [(given, SUBNET)], "a", "e1", "")
+    world.one.repair_once()
+    world.clock.time += GRACE + 1
+    views = [world.one.engine.view()]
+    world.one.engine.containers["c1"] = ("a", Container("c1", "", given, "e1", started=True))
+    world.one.repair.run(lambda: views.pop() if views else world.one.engine.view())
+    assert records(world.store, "default", SUBNET)[given].container == "name-c1"
+
+
+def test_an_engine_that_lists_a_stopped_container_as_running_a_moment_longer_is_not_believed(world: World) -> None:
+    """It gives the address back first. Believed, its next start would find the endpoint of the last one."""
+    world.one.network("a", SUBNET)
+    box = Container("c1", "10.77.0.9")
+    world.one.start_container("a", box)
+    running = world.one.engine.view()
+    world.one.stop_container(box)
+    world.one.repair.run(lambda: running)
+    assert world.one.start_container("a", box) == "10.77.0.9"
+
+
+def test_an_address_left_in_a_pool_that_the_host_no_longer_uses_is_released(world: World) -> None:
+    """The container is removed together with its network, and its release is lost."""
+    world.one.network("a", SUBNET)
+    address = world.one.start_container("a", Container("c1"))
+    world.one.repair_once()
+    del world.one.engine.containers["c1"]
+    world.one.remove_network("a")
+    assert address in records(world.store, "default", SUBNET)
+    world.one.repaired()
+    assert world.store.count(schema.ROOT) == 0

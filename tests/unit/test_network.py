@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from plugins.network import plan
 from plugins.network.model import Ask, Endpoint, Network, Subnet, command_with_driver, parse_ask
 from plugins.network.plan import Link
-from plugins.network.repository import Repository
+from plugins.network.repair import Repair
+from plugins.network.repository import Registry, Repository
+from plugins.network.service import Service
+from qnet.engine import EngineContainer, EngineEndpoint, EngineNetwork, EngineView, InProgress
 from qnet.errors import InvalidRequest
+from qnet.store.memory import MemoryStore
 
 GENERIC = "com.docker.network.generic"
 ONE = (Subnet("10.77.0.0/24", "10.77.0.1"),)
@@ -155,3 +159,60 @@ def test_records_survive_a_restart_and_damage_is_passed_over(tmp_path: Path) -> 
     again = Repository(tmp_path / "state", tmp_path / "run")
     assert again.networks.all() == (network(),)
     assert [endpoint.id for endpoint in again.endpoints_of("a" * 64)] == ["e1"]
+
+
+class Engine:
+    """An engine with one network and one container, which may be in the middle of a start."""
+
+    def __init__(self) -> None:
+        self.busy: frozenset[str] = frozenset()
+        self.endpoint = ""
+
+    def busy_containers(self) -> frozenset[str]:
+        return self.busy
+
+    def view(self) -> EngineView:
+        end = EngineEndpoint("a" * 64, self.endpoint, (), ())
+        box = EngineContainer("c1", "c1", running=bool(self.endpoint), started=True, endpoints=(end,))
+        return EngineView((EngineNetwork("a" * 64, "web", "qnet", "qnet", "default", ()),), (box,))
+
+
+class Kernel:
+    """Remembers which links were deleted."""
+
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+
+    def delete(self, name: str) -> bool:
+        self.deleted.append(name)
+        return True
+
+
+def test_an_endpoint_goes_only_when_no_start_in_progress_can_have_it(tmp_path: Path) -> None:
+    repository, registry = Repository(tmp_path / "state", tmp_path / "run"), Registry(MemoryStore(), "host1")
+    engine, kernel, clock = Engine(), Kernel(), iter(range(0, 1000, 10))
+    service = Service(repository, registry, kernel, None, "eth1")  # type: ignore[arg-type]
+    repair = Repair(
+        repository,
+        registry,
+        service,
+        kernel,
+        InProgress(engine),
+        5,
+        lambda: float(next(clock)),  # type: ignore[arg-type]
+    )
+    repository.networks.save(network())
+    repository.endpoints.save(Endpoint(id="e1", network="a" * 64, addresses=("10.77.0.2",), mac=""))
+    engine.busy = frozenset({"c1"})
+    for _ in range(3):
+        repair.run(engine.view)
+    assert repository.endpoints.get("e1") is not None
+    engine.endpoint, engine.busy = "e1", frozenset()
+    repair.run(engine.view)
+    assert repository.endpoints.get("e1") is not None
+    engine.endpoint = ""
+    for _ in range(2):
+        repair.run(engine.view)
+    assert repository.endpoints.get("e1") is None
+    assert kernel.deleted == [plan.endpoint_link("e1")]
+    assert repository.networks.get("a" * 64) is not None

@@ -17,7 +17,7 @@ from plugins.ipam.repository import Repository
 from plugins.ipam.service import Service
 from plugins.ipam.uses import Carving, Uses
 from qnet import schema
-from qnet.engine import EngineContainer, EngineEndpoint, EngineNetwork, EngineSubnet, EngineView
+from qnet.engine import EngineContainer, EngineEndpoint, EngineNetwork, EngineSubnet, EngineView, InProgress
 from qnet.errors import Unavailable
 from qnet.schema import AddressRecord
 from qnet.store.base import Store
@@ -64,6 +64,9 @@ class FakeEngine:
             raise Unavailable("engine is away")
         networks = tuple(self._network(name, pool) for name, pool in self.networks.items())
         return EngineView(networks, self.containers_now())
+
+    def busy_containers(self) -> frozenset[str]:
+        return frozenset({self.starting} if self.starting else ())
 
     def containers_now(self) -> tuple[EngineContainer, ...]:
         return tuple(self._container(network, one) for network, one in self.containers.values())
@@ -117,7 +120,9 @@ class Host:
         holds = Holds(self.repository, _Asked(self.engine), now, lambda: None)
         self.service = Service(self.repository, self.uses, holds, self.journal, lambda: None, now, sleep=lambda _: None)
         self.endpoints = Endpoints(self.repository, self.uses, now)
-        self.repair = Repair(self.repository, self.uses, self.service, self.journal, now, GRACE, self.clock)
+        self.repair = Repair(
+            self.repository, self.uses, self.service, self.journal, InProgress(self.engine), now, GRACE, self.clock
+        )
 
     def crash(self) -> None:
         """End the plugin's process and start another."""
@@ -183,8 +188,12 @@ class Host:
 
     def repaired(self) -> None:
         """Two comparisons with more than the grace period between."""
-        self.repair.run(self.engine.view)
+        self.repair_once()
         self.clock.time += GRACE + 1
+        self.repair_once()
+
+    def repair_once(self) -> None:
+        """One comparison."""
         self.repair.run(self.engine.view)
 
 
