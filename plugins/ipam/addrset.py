@@ -30,15 +30,16 @@ class AddressSet:
 
     def add(self, offset: int) -> bool:
         """Put one in; returns whether it was not there."""
-        if offset in self:
-            return False
-        self._count += 1
         for level in self._levels:
-            page = level.get(offset >> WIDTH, 0) | 1 << (offset & (PAGE - 1))
+            bit = 1 << (offset & (PAGE - 1))
             offset >>= WIDTH
-            level[offset] = page
-            if page != FULL:
+            before = level.get(offset, 0)
+            if before & bit:  # only at the lowest level: a full page's bit is not set twice
+                return False
+            level[offset] = before | bit
+            if before | bit != FULL:
                 break
+        self._count += 1
         return True
 
     def discard(self, offset: int) -> bool:

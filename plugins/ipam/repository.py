@@ -30,8 +30,9 @@ from qnet.store.base import (
     absent,
     at_revision,
     present,
+    put_event,
 )
-from qnet.store.cache import PrefixCache
+from qnet.store.cache import Change, PrefixCache
 from qnet.store.recipes import RollingLease
 
 HELD = b'"kind":"held"'
@@ -144,11 +145,11 @@ class OpenPool:
 
     def seen(self, kv: KeyValue) -> None:
         """Take in what this process read or wrote, before the watch tells it."""
-        self.cache.apply(Event(kv))
+        self.cache.apply(put_event(kv))
 
     def gone(self, key: str, revision: int) -> None:
         """Take in that a key does not exist at a revision."""
-        self.cache.apply(Event(KeyValue(key, b"", 0, revision), deleted=True))
+        self.cache.apply(Event(key, b"", 0, revision, deleted=True))
 
     def close(self) -> None:
         """Stop following the pool."""
@@ -158,26 +159,26 @@ class OpenPool:
         record = schema.decode(kv.value, AddressRecord, kv.key)
         return Stored(ipaddress.ip_address(kv.key.rpartition("/")[2]), record, kv.mod_revision)
 
-    def _changed(self, suffix: str, value: bytes | None) -> None:
-        """Called by the cache for each change, in order."""
-        kind, _, text = suffix.partition("/")
-        if kind not in ("address", "resting"):
-            return
-        offset = number_of(text) - self._base
+    def _changed(self, changes: list[Change]) -> None:
+        """Called by the cache for changes, in order."""
+        occupancy, own, held = self._occupancy, self._own, self._held
         with self._lock:
-            if kind == "resting":
-                (self._occupancy.unrest if value is None else self._occupancy.rest)(offset)
-                return
-            (self._occupancy.unuse if value is None else self._occupancy.use)(offset)
-            _index(self._own, text, value is not None and self._mark in value)
-            _index(self._held, text, value is not None and HELD in value)
-
-
-def _index(index: set[str], text: str, belongs: bool) -> None:
-    if belongs:
-        index.add(text)
-    else:
-        index.discard(text)
+            for suffix, value in changes:
+                kind, _, text = suffix.partition("/")
+                if kind == "address":
+                    offset = number_of(text) - self._base
+                    if value is None:
+                        occupancy.unuse(offset)
+                    else:
+                        occupancy.use(offset)
+                    (own.add if value is not None and self._mark in value else own.discard)(text)
+                    (held.add if value is not None and HELD in value else held.discard)(text)
+                elif kind == "resting":
+                    offset = number_of(text) - self._base
+                    if value is None:
+                        occupancy.unrest(offset)
+                    else:
+                        occupancy.rest(offset)
 
 
 class Repository:

@@ -221,10 +221,12 @@ class WatchHub:
             if not response.events:
                 self._progressed(found, response.header.revision)
                 return
-            # A member that lags behind may repeat what another one has told.
-            events = tuple([told for told in map(event, response.events) if told.kv.mod_revision > found.position])
+            events = tuple(map(event, response.events))
+            if events[0].mod_revision <= found.position:
+                # A member that lags behind may repeat what another one has told.
+                events = tuple(told for told in events if told.mod_revision > found.position)
             if events:
-                found.deliver(Batch(events, events[-1].kv.mod_revision))
+                found.deliver(Batch(events, events[-1].mod_revision))
 
     def _progressed(self, watch: EtcdWatch, revision: int) -> None:
         if watch.asked and revision >= watch.position:

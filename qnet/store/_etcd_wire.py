@@ -120,4 +120,6 @@ def key_value(message: Any) -> KeyValue:
 
 def event(message: Any) -> Event:
     """An Event of etcd as ours."""
-    return Event(key_value(message.kv), message.type == 1)
+    kv = message.kv
+    key = kv.key.decode()
+    return Event(key, kv.value, kv.create_revision, kv.mod_revision, kv.lease, message.type == 1)

@@ -3,6 +3,8 @@
 The semantics are etcd v3's (https://etcd.io/docs/v3.4/learning/api/): one revision counter for the whole store, a
 transaction is atomic, a watch delivers every change after a revision in order. Keys are text, values are bytes.
 Implementations: `qnet.store.etcd` (production) and `qnet.store.memory` (tests); both pass `tests/contract`.
+
+The structs form no cycles and are made by the thousand, so the garbage collector does not follow them (`gc=False`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 
-class KeyValue(msgspec.Struct, frozen=True):
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
     """One key as it stood at `mod_revision`; `create_revision` changes when a key is deleted and made again."""
 
     key: str
@@ -23,7 +25,7 @@ class KeyValue(msgspec.Struct, frozen=True):
     lease: int = 0
 
 
-class Compare(msgspec.Struct, frozen=True):
+class Compare(msgspec.Struct, frozen=True, gc=False):
     """A condition of a transaction on one key, or on every key below a prefix (`whole_prefix`).
 
     A missing key compares as revision 0; a prefix without keys satisfies `= 0`.
@@ -66,20 +68,20 @@ def none_newer(prefix: str, revision: int) -> Compare:
     return Compare(prefix, "mod", "<", revision + 1, whole_prefix=True)
 
 
-class Get(msgspec.Struct, frozen=True):
+class Get(msgspec.Struct, frozen=True, gc=False):
     """Read one key; its result is a tuple of at most one KeyValue."""
 
     key: str
 
 
-class Range(msgspec.Struct, frozen=True):
+class Range(msgspec.Struct, frozen=True, gc=False):
     """Read all keys below a prefix in order; its result is a tuple of KeyValue."""
 
     prefix: str
     limit: int = 0
 
 
-class Put(msgspec.Struct, frozen=True):
+class Put(msgspec.Struct, frozen=True, gc=False):
     """Write one key; its result is None."""
 
     key: str
@@ -87,14 +89,14 @@ class Put(msgspec.Struct, frozen=True):
     lease: int = 0
 
 
-class Delete(msgspec.Struct, frozen=True):
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """Delete one key, or all keys below it (`whole_prefix`); its result is the number deleted."""
 
     key: str
     whole_prefix: bool = False
 
 
-class Txn(msgspec.Struct, frozen=True):
+class Txn(msgspec.Struct, frozen=True, gc=False):
     """If all compares hold, do `success`, else `failure`, atomically. Nested transactions decide for themselves.
 
     All compares, nested ones too, see the state before the transaction. No key may be written twice in one.
@@ -108,7 +110,7 @@ class Txn(msgspec.Struct, frozen=True):
 Op: TypeAlias = Get | Range | Put | Delete | Txn
 
 
-class TxnResult(msgspec.Struct, frozen=True):
+class TxnResult(msgspec.Struct, frozen=True, gc=False):
     """`results` has one entry for each operation of the branch that ran, in order; `revision` is the store's."""
 
     succeeded: bool
@@ -119,7 +121,7 @@ class TxnResult(msgspec.Struct, frozen=True):
 OpResult: TypeAlias = tuple[KeyValue, ...] | int | TxnResult | None
 
 
-class RangeResult(msgspec.Struct, frozen=True):
+class RangeResult(msgspec.Struct, frozen=True, gc=False):
     """`more` tells that the limit cut the answer; `revision` is the store's at the time of reading."""
 
     kvs: tuple[KeyValue, ...]
@@ -127,14 +129,18 @@ class RangeResult(msgspec.Struct, frozen=True):
     more: bool = False
 
 
-class Event(msgspec.Struct, frozen=True):
-    """One change. A deletion has `deleted` set and carries the key and the revision in `kv`, with an empty value."""
+class Event(KeyValue, frozen=True, gc=False):
+    """One change: the key as it stands after it. A deletion has `deleted` set, and an empty value."""
 
-    kv: KeyValue
     deleted: bool = False
 
 
-class Batch(msgspec.Struct, frozen=True):
+def put_event(kv: KeyValue) -> Event:
+    """The event that tells of a key that was written."""
+    return Event(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease)
+
+
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Changes up to and including `revision`, in order; `events` may be empty (progress)."""
 
     events: tuple[Event, ...]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from qnet.errors import InvalidRequest, QnetError
-from qnet.store.base import Batch, Event, KeyValue, Lost, Store, Txn, Watch, none_newer
+from qnet.store.base import Batch, Event, KeyValue, Lost, Store, Txn, Watch, none_newer, put_event
 
 _log = logging.getLogger(__name__)
 _PAGE = 4_096  # keys in one read, so that loading does not need the memory twice
@@ -17,14 +17,15 @@ _ASK = 0.02  # seconds that `wait` gives the watch before it looks for itself, a
 _BACKOFF = (0.1, 0.3, 1.0)
 
 _Row: TypeAlias = tuple[bytes, int, int, int]  # value, create_revision, mod_revision, lease
-OnChange: TypeAlias = Callable[[str, bytes | None], None]
+Change: TypeAlias = tuple[str, bytes | None]  # suffix, and the new value; None: it is gone
+OnChange: TypeAlias = Callable[[list[Change]], None]
 
 
 class PrefixCache:
     """The keys below `prefix`, by suffix. Reads take no lock; losing the watch's place makes it read anew.
 
-    `on_change(suffix, value or None)` hears of every difference in order, never twice at a time, from `start`,
-    from the watch and from `apply`. It runs under the cache's lock: it may read the cache, must be quick, and
+    `on_change` hears of every difference in order, several at once, never twice at a time, from `start`, from the
+    watch and from `apply`. It runs under the cache's lock: it may read the cache, must be quick, and
     nobody may call `apply` or `close` while holding a lock that it takes.
     """
 
@@ -96,16 +97,14 @@ class PrefixCache:
         seen: set[str] = set()
         while True:
             with self._changed:
-                for kv in page.kvs:
-                    self._merge(Event(kv))
-                    seen.add(kv.key[len(self.prefix) :])
+                self._merge(map(put_event, page.kvs))
+            seen.update(kv.key[len(self.prefix) :] for kv in page.kvs)
             if not page.more or self._closing.is_set():
                 break
             page = self._store.range(self.prefix, limit=_PAGE, after=page.kvs[-1].key, revision=revision)
         with self._changed:
             gone = [s for s, row in self._rows.items() if s not in seen and row[2] <= revision]
-            for suffix in gone:
-                self._merge(Event(KeyValue(self.prefix + suffix, b"", 0, revision), deleted=True))
+            self._merge(Event(self.prefix + suffix, b"", 0, revision, deleted=True) for suffix in gone)
             self._advance(revision)
             if not self._closing.is_set():
                 self._watch = self._store.watch(self.prefix, revision + 1, self._hear)
@@ -126,17 +125,17 @@ class PrefixCache:
     def apply(self, event: Event) -> None:
         """Take in a change that this process made, before the watch tells it. Older news never undo newer.
 
-        `event.kv.mod_revision` is the revision of the transaction that made it.
+        Its `mod_revision` is the revision of the transaction that made it.
         """
-        if not event.kv.key.startswith(self.prefix):
-            raise InvalidRequest(f"{event.kv.key} is not below {self.prefix}")
+        if not event.key.startswith(self.prefix):
+            raise InvalidRequest(f"{event.key} is not below {self.prefix}")
         with self._changed:
-            revision = event.kv.mod_revision
+            revision = event.mod_revision
             if revision <= self._revision:
                 return
-            self._merge(event)
+            self._merge((event,))
             if event.deleted:
-                suffix = event.kv.key[len(self.prefix) :]
+                suffix = event.key[len(self.prefix) :]
                 self._tombstones[suffix] = max(revision, self._tombstones.get(suffix, 0))
 
     def _hear(self, news: Batch | Lost) -> None:
@@ -149,36 +148,34 @@ class PrefixCache:
                 self._reloader = threading.Thread(target=self._reload, name="cache-reload", daemon=True)
                 self._reloader.start()
                 return
-            for event in news.events:
-                self._merge(event)
+            self._merge(news.events)
             self._advance(news.revision)
 
-    def _merge(self, event: Event) -> None:
-        """Take in one change unless something newer is known of its key."""
-        kv = event.kv
-        suffix = kv.key[len(self.prefix) :]
-        row = self._rows.get(suffix)
-        known = row[2] if row else self._tombstones.get(suffix, 0)
-        if event.deleted:
-            if row is None or known > kv.mod_revision:
-                return
-            del self._rows[suffix]
-        elif known >= kv.mod_revision:
-            return
-        else:
-            # One object for equal numbers: this is most of what a row costs beside its value.
-            created = kv.mod_revision if kv.create_revision == kv.mod_revision else kv.create_revision
-            self._rows[suffix] = (kv.value, created, kv.mod_revision, kv.lease)
-            self._tombstones.pop(suffix, None)
-        if self._on_change is not None:
-            self._tell(self._on_change, suffix, None if event.deleted else kv.value)
-
-    @staticmethod
-    def _tell(on_change: OnChange, suffix: str, value: bytes | None) -> None:
-        try:
-            on_change(suffix, value)
-        except Exception:  # noqa: BLE001  (a listener's bug must not leave the copy behind)
-            _log.exception("a cache's listener failed on %s", suffix)
+    def _merge(self, events: Iterable[Event]) -> None:
+        """Take in changes, each unless something newer is known of its key. Every host does this for every address that
+        any host gives out, so it is written to be quick."""
+        rows, tombstones, cut = self._rows, self._tombstones, len(self.prefix)
+        changes: list[Change] = []
+        for event in events:
+            suffix, revision = event.key[cut:], event.mod_revision
+            row = rows.get(suffix)
+            known = row[2] if row else tombstones.get(suffix, 0)
+            if event.deleted:
+                if row is not None and known <= revision:
+                    del rows[suffix]
+                    changes.append((suffix, None))
+            elif known < revision:
+                # One object for equal numbers: this is most of what a row costs beside its value.
+                created = revision if event.create_revision == revision else event.create_revision
+                rows[suffix] = (event.value, created, revision, event.lease)
+                if tombstones:
+                    tombstones.pop(suffix, None)
+                changes.append((suffix, event.value))
+        if changes and self._on_change is not None:
+            try:
+                self._on_change(changes)
+            except Exception:  # noqa: BLE001  (a listener's bug must not leave the copy behind)
+                _log.exception("a cache's listener failed on %s and %d more", changes[0][0], len(changes) - 1)
 
     def _advance(self, revision: int) -> None:
         if revision > self._revision:

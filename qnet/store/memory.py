@@ -30,6 +30,7 @@ from qnet.store.base import (
     Txn,
     TxnResult,
     WatchSink,
+    put_event,
 )
 
 _log = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ class MemoryStore:
         if revision < self._compacted:
             raise NotFound(f"revision {revision} has been compacted away")
         data = dict(self._data)
-        for change in takewhile(lambda c: c.event.kv.mod_revision > revision, reversed(self._history)):
+        for change in takewhile(lambda c: c.event.mod_revision > revision, reversed(self._history)):
             if change.before is None:
-                data.pop(change.event.kv.key, None)
+                data.pop(change.event.key, None)
             else:
-                data[change.event.kv.key] = change.before
+                data[change.event.key] = change.before
         return data
 
     @staticmethod
@@ -170,14 +171,14 @@ class MemoryStore:
         if before is None:
             insort(self._keys, key)
         self._data[key] = kv
-        changes.append(_Change(Event(kv), before))
+        changes.append(_Change(put_event(kv), before))
 
     def _remove(self, key: str, changes: list[_Change]) -> bool:
         before = self._data.pop(key, None)
         if before is None:
             return False
         del self._keys[bisect_left(self._keys, key)]
-        changes.append(_Change(Event(KeyValue(key, b"", 0, self._revision + 1), deleted=True), before))
+        changes.append(_Change(Event(key, b"", 0, self._revision + 1, deleted=True), before))
         return True
 
     def _commit(self, changes: list[_Change]) -> None:
@@ -260,9 +261,9 @@ class MemoryStore:
         if watch.lost:
             self._watches = [other for other in self._watches if other is not watch]
             return [Lost(f"revision {watch.position + 1} of {watch.prefix} was compacted")]
-        newer = takewhile(lambda c: c.event.kv.mod_revision > watch.position, reversed(self._history))
-        events = tuple(c.event for c in newer if c.event.kv.key.startswith(watch.prefix))[::-1]
-        due: list[Batch | Lost] = [Batch(events, events[-1].kv.mod_revision)] if events else []
+        newer = takewhile(lambda c: c.event.mod_revision > watch.position, reversed(self._history))
+        events = tuple(c.event for c in newer if c.event.key.startswith(watch.prefix))[::-1]
+        due: list[Batch | Lost] = [Batch(events, events[-1].mod_revision)] if events else []
         if watch.asked:
             due.append(Batch((), self._revision))
             watch.asked = False
@@ -305,7 +306,7 @@ class MemoryStore:
                 for watch in self._watches:
                     watch.lost = watch.lost or watch.position + 1 < revision
             delivered = min((w.position for w in self._watches if not w.lost), default=revision)
-            while self._history and self._history[0].event.kv.mod_revision <= min(delivered, revision - 1):
+            while self._history and self._history[0].event.mod_revision <= min(delivered, revision - 1):
                 self._history.popleft()
 
     def hold(self, held: bool) -> None:

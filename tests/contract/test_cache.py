@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qnet.errors import InvalidRequest, Unavailable
-from qnet.store.base import Batch, Delete, Event, KeyValue, Put, Store, Txn
-from qnet.store.cache import PrefixCache
+from qnet.store.base import Batch, Delete, Event, KeyValue, Put, Store, Txn, put_event
+from qnet.store.cache import Change, PrefixCache
 from qnet.store.memory import MemoryStore
 
 
@@ -26,13 +26,14 @@ class Listener:
         self.calls: list[tuple[str, bytes | None]] = []
         self._busy = threading.Lock()
 
-    def __call__(self, suffix: str, value: bytes | None) -> None:
+    def __call__(self, changes: list[Change]) -> None:
         assert self._busy.acquire(blocking=False), "called twice at a time"
-        self.calls.append((suffix, value))
-        if value is None:
-            del self.values[suffix]
-        else:
-            self.values[suffix] = value
+        for suffix, value in changes:
+            self.calls.append((suffix, value))
+            if value is None:
+                del self.values[suffix]
+            else:
+                self.values[suffix] = value
         self._busy.release()
 
 
@@ -103,18 +104,18 @@ def test_apply_is_seen_at_once_and_told_once(store: Store, p: str) -> None:
     cache.start()
     for i in range(50):
         revision = store.put(p + "a", b"%d" % i)
-        cache.apply(Event(KeyValue(p + "a", b"%d" % i, 0, revision)))
+        cache.apply(Event(p + "a", b"%d" % i, 0, revision))
         found = cache.get("a")
         assert found is not None
         assert found.value == b"%d" % i
         store.delete(p + "a")
-        cache.apply(Event(KeyValue(p + "a", b"", 0, revision + 1), deleted=True))
+        cache.apply(Event(p + "a", b"", 0, revision + 1, deleted=True))
         assert cache.get("a") is None
     assert cache.wait(revision + 1, 5)
     expected = [call for i in range(50) for call in (("a", b"%d" % i), ("a", None))]
     assert listener.calls == expected
     with pytest.raises(InvalidRequest):
-        cache.apply(Event(KeyValue("/elsewhere", b"", 1, 1)))
+        cache.apply(Event("/elsewhere", b"", 1, 1))
     cache.close()
 
 
@@ -153,10 +154,9 @@ def test_older_news_never_undo_newer(steps: list[tuple[str, bool, bool]], order:
     for revision, (key, deleted, _) in enumerate(steps, 2):
         created = live.get(key, revision)
         history.append(
-            Event(
-                KeyValue("/p/" + key, b"" if deleted else b"%d" % revision, 0 if deleted else created, revision),
-                deleted,
-            )
+            Event("/p/" + key, b"", 0, revision, deleted=True)
+            if deleted
+            else Event("/p/" + key, b"%d" % revision, created, revision)
         )
         if deleted:
             live.pop(key, None)
@@ -169,15 +169,15 @@ def test_older_news_never_undo_newer(steps: list[tuple[str, bool, bool]], order:
         else:
             upto = order.randint(told, len(history))
             batch = tuple(history[told:upto])
-            store.sink(Batch(batch, batch[-1].kv.mod_revision if batch else cache.revision))
+            store.sink(Batch(batch, batch[-1].mod_revision if batch else cache.revision))
             told = upto
-        known = {e.kv.key: e for e in history[:told]}
+        known = {e.key: e for e in history[:told]}
         for key in "abc":  # at least as new as what the watch has told
             seen, newest = cache.get(key), known.get("/p/" + key)
             if newest is not None and seen is not None:
-                assert seen.mod_revision >= newest.kv.mod_revision
-    final = {e.kv.key[3:]: e for e in history}
-    expected = {"a": b"0"} | {k: e.kv.value for k, e in final.items()}
+                assert seen.mod_revision >= newest.mod_revision
+    final = {e.key[3:]: e for e in history}
+    expected = {"a": b"0"} | {k: e.value for k, e in final.items()}
     expected = {k: v for k, v in expected.items() if k not in final or not final[k].deleted}
     assert {k: kv.value for k, kv in cache.items()} == expected == listener.values
     assert not cache._tombstones
@@ -197,12 +197,12 @@ def test_converges_under_writers_and_apply(store: Store, p: str) -> None:
             if chance.random() < 0.35:
                 result = store.txn(Txn(success=(Delete(key),)))
                 if result.results == (1,):
-                    cache.apply(Event(KeyValue(key, b"", 0, result.revision), deleted=True))
+                    cache.apply(Event(key, b"", 0, result.revision, deleted=True))
             else:
                 value = b"%d" % next(marks)
                 revision = store.put(key, value)
                 if chance.random() < 0.5:
-                    cache.apply(Event(KeyValue(key, value, 0, revision)))
+                    cache.apply(Event(key, value, 0, revision))
 
     threads = [threading.Thread(target=write, args=(i,)) for i in range(6)]
     for thread in threads:
@@ -288,7 +288,7 @@ def test_memory_of_60000_keys() -> None:
     tracemalloc.start()
     for kv in kvs:
         fresh = KeyValue(kv.key, bytes(300), int(str(kv.mod_revision)), int(str(kv.mod_revision)))
-        hand.sink(Batch((Event(fresh),), fresh.mod_revision))
+        hand.sink(Batch((put_event(fresh),), fresh.mod_revision))
     used = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert len(cache) == 60_000

@@ -79,14 +79,46 @@ def test_a_lone_txn_is_sent_as_it_is(store: Store, p: str) -> None:
     assert spy.requests == [(txn, True)]
 
 
-def test_those_who_wait_travel_together_each_with_its_result(store: Store, p: str) -> None:
-    store.put(p + "3", b"taken")
+def test_those_who_wait_travel_together(store: Store, p: str) -> None:
     spy = Spy(store)
-    results = batched(spy, GroupCommit(spy), *(create(f"{p}{i}") for i in range(10)))
-    assert [r.succeeded for r in results] == [i != 3 for i in range(10)]
-    assert results[3].results[0][0].value == b"taken"
+    results = batched(spy, GroupCommit(spy), *(create(f"{p}{i}", b"%d" % i) for i in range(10)))
+    assert [r.results for r in results] == [(None,)] * 10
+    assert [kv.value for kv in store.range(p).kvs] == [b"%d" % i for i in range(10)]
     assert len(spy.requests) == 2
     assert {r.revision for r in results} == {results[0].revision}
+
+
+def test_the_failure_of_one_leaves_the_others_alone(store: Store, p: str) -> None:
+    """What travelled as one transaction is sent again nested, and so are the next ones for a while."""
+    store.put(p + "3", b"taken")
+    spy = Spy(store)
+    group = GroupCommit(spy)
+    results = batched(spy, group, *(create(f"{p}{i}") for i in range(10)))
+    assert [r.succeeded for r in results] == [i != 3 for i in range(10)]
+    assert results[3].results[0][0].value == b"taken"
+    assert [len(txn.compares) for txn, _ in spy.requests] == [0, 10, 0]
+    assert {r.revision for r in results} == {results[0].revision}
+    batched(spy, group, *(create(f"{p}more{i}") for i in range(3)))
+    assert [len(txn.compares) for txn, _ in spy.requests[3:]] == [0, 0]
+    assert store.count(p) == 13
+
+
+def test_results_of_several_operations_go_to_whom_they_belong(store: Store, p: str) -> None:
+    store.put(p + "a", b"1")
+    spy = Spy(store)
+    mixed = (
+        Txn(success=(Get(p + "a"), Put(p + "b", b""))),
+        Txn(success=()),
+        Txn(success=(Delete(p + "none"), Range(p + "a"), Put(p + "c", b""))),
+        Txn(success=(Txn((absent(p + "d"),), (Put(p + "d", b""),)),)),
+    )
+    first, empty, third, nested = batched(spy, GroupCommit(spy), *mixed)
+    value = store.get(p + "a")
+    assert first.results == ((value,), None)
+    assert (empty.succeeded, empty.results) == (True, ())
+    assert third.results == (0, (value,), None)
+    assert nested.results[0].succeeded
+    assert batched(spy, GroupCommit(spy), *mixed[:3])[2].results == (0, (value,), None)
 
 
 def test_max_txns_and_max_bytes_cut_the_batch(store: Store, p: str) -> None:

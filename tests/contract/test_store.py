@@ -15,6 +15,7 @@ from qnet.store.base import (
     Batch,
     Compare,
     Delete,
+    Event,
     Get,
     KeyValue,
     Put,
@@ -262,7 +263,7 @@ def test_a_lease_expires_and_the_watch_tells(store: Store, p: str, recorder: Any
     watch = store.watch(p, revision + 1, recorder)
     recorder.wait(lambda r: r.events)
     assert recorder.events[0].deleted
-    assert recorder.events[0].kv.key == p + "a"
+    assert recorder.events[0].key == p + "a"
     assert store.get(p + "a") is None
     watch.cancel()
 
@@ -278,12 +279,12 @@ def test_a_watch_from_the_past_in_order(store: Store, p: str, recorder: Any) -> 
     last = store.txn(Txn(success=(Delete(p + "0"), Put(p + "x", b"")))).revision
     recorder.wait(lambda r: len(r.events) == 102)
     watch.cancel()
-    assert [event.kv.value for event in recorder.events[:100]] == [str(i).encode() for i in range(100)]
+    assert [event.value for event in recorder.events[:100]] == [str(i).encode() for i in range(100)]
     gone, made = recorder.events[100:]
-    assert (gone.deleted, gone.kv) == (True, KeyValue(p + "0", b"", 0, last))
-    assert (made.deleted, made.kv) == (False, KeyValue(p + "x", b"", last, last))
+    assert gone == Event(p + "0", b"", 0, last, deleted=True)
+    assert made == Event(p + "x", b"", last, last)
     for batch in recorder.batches:
-        assert batch.revision >= max(event.kv.mod_revision for event in batch.events)
+        assert batch.revision >= max(event.mod_revision for event in batch.events)
     assert [b.revision for b in recorder.batches] == sorted({b.revision for b in recorder.batches})
 
 
@@ -294,7 +295,7 @@ def test_a_watch_from_the_future_waits(store: Store, p: str, recorder: Any) -> N
     store.put(p + "a", b"3")
     recorder.wait(lambda r: r.events)
     watch.cancel()
-    assert [event.kv.value for event in recorder.events] == [b"3"]
+    assert [event.value for event in recorder.events] == [b"3"]
 
 
 def test_many_watches_and_a_failing_sink(store: Store, p: str, recorder: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -307,7 +308,7 @@ def test_many_watches_and_a_failing_sink(store: Store, p: str, recorder: Any, ca
     for i in range(500):
         store.put(f"{p}{i}/key", b"")
     recorder.wait(lambda r: len(r.events) == 500)
-    assert {event.kv.key for event in recorder.events} == {f"{p}{i}/key" for i in range(500)}
+    assert {event.key for event in recorder.events} == {f"{p}{i}/key" for i in range(500)}
     for watch in watches:
         watch.cancel()
     assert "a bug in a sink" in caplog.text
@@ -393,7 +394,7 @@ def test_progress_never_runs_ahead_of_events(store: Store, p: str, recorder: Any
     told = 0
     for batch in recorder.batches:
         for event in batch.events:
-            assert event.kv.mod_revision > told
+            assert event.mod_revision > told
         told = batch.revision
 
 

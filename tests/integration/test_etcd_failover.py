@@ -164,7 +164,7 @@ def test_compaction_while_the_watch_is_away(stack: ExitStack) -> None:
     store.put("/p/a", b"1")
     store.put("/p/gone", b"1")
     changes: list[tuple[str, bytes | None]] = []
-    cache = PrefixCache(store, "/p/", lambda suffix, value: changes.append((suffix, value)))
+    cache = PrefixCache(store, "/p/", changes.extend)
     stack.callback(cache.close)
     cache.start()
     hub = store._hub
@@ -235,8 +235,8 @@ def test_kill_the_leader_under_load(stack: ExitStack) -> None:
     assert {key: found[key].value.decode() for key in acknowledged} == acknowledged
     assert all(kv.create_revision == kv.mod_revision for kv in found.values())
     until(lambda: len(sink.events) >= len(found))
-    assert sorted(e.kv.key for e in sink.events) == sorted(found)
-    revisions = [e.kv.mod_revision for e in sink.events]
+    assert sorted(e.key for e in sink.events) == sorted(found)
+    revisions = [e.mod_revision for e in sink.events]
     assert revisions == sorted(revisions)
     assert not sink.lost
 
@@ -265,7 +265,7 @@ def test_a_frozen_member_is_left(stack: ExitStack) -> None:
     frozen.thaw()
     store.put("/w/3", b"")
     until(lambda: len(sink.events) == 3)
-    assert [e.kv.key for e in sink.events] == ["/w/1", "/w/2", "/w/3"]
+    assert [e.key for e in sink.events] == ["/w/1", "/w/2", "/w/3"]
 
 
 @pytest.mark.slow
@@ -307,7 +307,7 @@ def test_a_member_without_quorum_is_left(stack: ExitStack) -> None:
         member.thaw()
     persist(lambda: store.txn(Txn((absent("/w/1"),), (Put("/w/1", b""),)), repeatable=True))
     until(lambda: sink.events)
-    assert [e.kv.key for e in sink.events] == ["/w/1"]
+    assert [e.key for e in sink.events] == ["/w/1"]
 
 
 def openssl(folder: Path, *args: str) -> None:
