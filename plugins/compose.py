@@ -80,6 +80,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
     def stop() -> None:
         loop.stop()
+        ipam.close()
         store.close()
 
     return plugin.app, stop

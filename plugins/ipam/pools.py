@@ -56,6 +56,10 @@ class Occupancy:
         self._asking.discard(offset)
         self._settle(offset)
 
+    def count(self) -> int:
+        """How many are not free."""
+        return len(self._busy)
+
     def is_asking(self) -> bool:
         """Whether a request for any is on its way."""
         return bool(self._asking)

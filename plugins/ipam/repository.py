@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from plugins.ipam.model import IPAddress, IPNetwork, PoolId, Span, number_of, parse_exclusion
-from plugins.ipam.pools import LANES, Occupancy
+from plugins.ipam.pools import LANES, Occupancy, capacity
 from qnet import schema
 from qnet.errors import Conflict, NotFound
 from qnet.schema import AddressRecord, MacRecord, PoolRecord, UseRecord
@@ -37,6 +37,7 @@ from qnet.store.recipes import RollingLease
 
 HELD = b'"kind":"held"'
 REST_WINDOW = 15
+TOGETHER = 120  # addresses in one transaction: etcd allows 128 operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,19 @@ class OpenPool:
             self._occupancy.ask(offset)
         return pool.address(offset)
 
+    def pick_several(self, pool: PoolId, number: int) -> list[IPAddress]:
+        """Choose up to so many addresses; see `pick`."""
+        found: list[IPAddress] = []
+        while len(found) < number and (address := self.pick(pool)) is not None:
+            found.append(address)
+        return found
+
+    def room(self, pool: PoolId) -> int:
+        """How many addresses of a network's part of the pool are free, at least."""
+        span = pool.handed_out
+        with self._lock:
+            return capacity(span, self.excluded(pool)) - self._occupancy.count()
+
     def answered(self, address: IPAddress) -> None:
         """The request for an address that was picked came back, either way."""
         with self._lock:
@@ -143,9 +157,9 @@ class OpenPool:
         """Wait until the copy has all that the store had at the time of the call, for `timeout` seconds at most."""
         self.cache.wait(self._store.range(self.prefix, limit=1).revision, timeout)
 
-    def seen(self, kv: KeyValue) -> None:
+    def seen(self, *kvs: KeyValue) -> None:
         """Take in what this process read or wrote, before the watch tells it."""
-        self.cache.apply(put_event(kv))
+        self.cache.apply(*map(put_event, kvs))
 
     def gone(self, key: str, revision: int) -> None:
         """Take in that a key does not exist at a revision."""
@@ -272,6 +286,49 @@ class Repository:
             raise NotFound(f"pool {pool.subnet} of tenant {pool.tenant} does not exist")
         pool.seen(holder)
         return Stored(address, schema.decode(holder.value, AddressRecord, key), holder.mod_revision)
+
+    def create_together(
+        self, pool: OpenPool, part: PoolId, number: int, fresh: Callable[[], AddressRecord]
+    ) -> list[Stored]:
+        """Take several free addresses in one transaction: all that were picked, or none. Each gets a fresh record.
+
+        None: another host was faster with one of them, or there is no such pool any more.
+        """
+        picked = pool.pick_several(part, number)
+        try:
+            return self._create_together(pool, {one: fresh() for one in picked if not pool.is_resting(one)})
+        finally:
+            for address in picked:
+                pool.answered(address)
+
+    def _create_together(self, pool: OpenPool, records: dict[IPAddress, AddressRecord]) -> list[Stored]:
+        keys = [pool.address_prefix + str(address) for address in records]
+        values = [schema.encode(record) for record in records.values()]
+        compares = (pool.exists, *map(absent, keys))
+        result = self.store.txn(Txn(compares, tuple(map(Put, keys, values)), tuple(map(Get, keys))), repeatable=True)
+        revision = result.revision
+        if result.succeeded:
+            pool.seen(*(KeyValue(key, value, revision, revision) for key, value in zip(keys, values, strict=True)))
+            return [Stored(address, record, revision) for address, record in records.items()]
+        found = [kv for index in range(len(keys)) if (kv := _first(result, index)) is not None]
+        pool.seen(*found)
+        ours = {kv.key: kv.mod_revision for kv in found if kv.value in values}  # sent twice, and the first took effect
+        return [
+            Stored(address, record, ours[key])
+            for key, (address, record) in zip(keys, records.items(), strict=True)
+            if key in ours
+        ]
+
+    def withdraw(self, pool: OpenPool, several: Sequence[Stored]) -> None:
+        """Delete records of addresses that nobody was told. One that has changed stays."""
+        for start in range(0, len(several), TOGETHER):
+            part = several[start : start + TOGETHER]
+            keys = [pool.address_prefix + str(stored.address) for stored in part]
+            compares = tuple(at_revision(key, stored.revision) for key, stored in zip(keys, part, strict=True))
+            result = self.store.txn(Txn(compares, tuple(map(Delete, keys))), repeatable=True)
+            if result.succeeded:
+                for key in keys:
+                    pool.gone(key, result.revision)
 
     def replace(self, pool: OpenPool, stored: Stored, record: AddressRecord) -> Stored:
         """Write a record anew.

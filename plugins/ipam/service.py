@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from plugins.ipam.ahead import Ahead
 from plugins.ipam.holds import Holds
 from plugins.ipam.journal import Entry, Journal
 from plugins.ipam.model import (
@@ -64,6 +65,7 @@ class Service:
         self._sleep = sleep
         self._host = repository.host
         self._full_words: dict[PoolId, tuple[float, str]] = {}
+        self._ahead = Ahead(repository, self._fresh, lambda pool: uses.collect(pool.tenant, pool.subnet), clock)
 
     def request_pool(self, engine: str, pool: str, sub_pool: str, options: Mapping[str, str], v6: bool) -> PoolId:
         """A pool for one more network of this host.
@@ -160,7 +162,11 @@ class Service:
         check_inside(pool.tenant, pool.subnet, address)
         return address
 
-    def _fresh(self, caller: Caller, container: str, asked: bool) -> AddressRecord:
+    def close(self) -> None:
+        """Give back what was taken ahead of callers that will not come any more."""
+        self._ahead.close()
+
+    def _fresh(self, caller: Caller, container: str = "", *, asked: bool = False) -> AddressRecord:
         return AddressRecord(
             kind="endpoint",
             host=caller.host,
@@ -176,7 +182,15 @@ class Service:
         held = opened.held_for(container, caller.host) if container else None
         if held is not None:
             return self._holds.take(caller, pool, opened, held, container)
-        record = self._fresh(caller, container, asked=False)
+        shelf = self._ahead.enter(caller, pool)
+        try:
+            ready = None if container else self._ahead.take(shelf, opened, DEADLINE)
+            return ready or self._take_one(caller, pool, opened, container)
+        finally:
+            self._ahead.leave(shelf)
+
+    def _take_one(self, caller: Caller, pool: PoolId, opened: OpenPool, container: str) -> IPAddress:
+        record = self._fresh(caller, container)
         deadline, sure = self._clock() + DEADLINE, False
         while self._clock() < deadline:
             address = opened.pick(pool)

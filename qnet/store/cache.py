@@ -122,21 +122,21 @@ class PrefixCache:
 
     # -- changes ---------------------------------------------------------------------------------------------
 
-    def apply(self, event: Event) -> None:
-        """Take in a change that this process made, before the watch tells it. Older news never undo newer.
+    def apply(self, *events: Event) -> None:
+        """Take in changes that this process made, before the watch tells them. Older news never undo newer.
 
-        Its `mod_revision` is the revision of the transaction that made it.
+        Their `mod_revision` is the revision of the transaction that made them.
         """
-        if not event.key.startswith(self.prefix):
-            raise InvalidRequest(f"{event.key} is not below {self.prefix}")
+        for event in events:
+            if not event.key.startswith(self.prefix):
+                raise InvalidRequest(f"{event.key} is not below {self.prefix}")
         with self._changed:
-            revision = event.mod_revision
-            if revision <= self._revision:
-                return
-            self._merge((event,))
-            if event.deleted:
-                suffix = event.key[len(self.prefix) :]
-                self._tombstones[suffix] = max(revision, self._tombstones.get(suffix, 0))
+            fresh = [event for event in events if event.mod_revision > self._revision]
+            self._merge(fresh)
+            for event in fresh:
+                if event.deleted:
+                    suffix = event.key[len(self.prefix) :]
+                    self._tombstones[suffix] = max(event.mod_revision, self._tombstones.get(suffix, 0))
 
     def _hear(self, news: Batch | Lost) -> None:
         with self._changed:
