@@ -9,7 +9,7 @@ from collections.abc import Callable
 from plugins.ipam.repair import Repair as AddressRepair
 from plugins.network.repair import Repair as NetworkRepair
 from qnet import log
-from qnet.engine import Engine
+from qnet.engine import Engine, EngineView
 from qnet.errors import Conflict, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -78,5 +78,11 @@ class RepairLoop:
     def _once(self) -> None:
         self._networks.local()
         self._claim_name()
-        self._addresses.run(self._engine.view)
-        self._networks.run(self._engine.view)
+        seen: list[EngineView] = []
+
+        def view() -> EngineView:
+            seen.append(self._engine.view())
+            return seen[-1]
+
+        self._addresses.run(view)
+        self._networks.run(seen[-1], self._engine.view)

@@ -12,7 +12,7 @@ from plugins.cli.output import confirm, json_option, show_fields, show_json, sho
 from plugins.cli.session import Session, pass_session
 from plugins.ipam.admin import Admin, check_release, describe_shared
 from plugins.ipam.model import parse_subnet
-from plugins.ipam.repository import Stored
+from plugins.ipam.openpool import Stored
 from plugins.ipam.shared import describe
 from qnet.errors import InvalidRequest, NotFound
 from qnet.schema import AddressRecord, Kind, NetworkRecord, PoolRecord

@@ -10,8 +10,8 @@ from typing import TypeVar
 import msgspec
 
 from plugins.ipam.model import IPAddress, IPNetwork, PoolId, parse_address, parse_exclusion, parse_subnet, parse_tenant
+from plugins.ipam.openpool import Stored
 from plugins.ipam.pools import capacity
-from plugins.ipam.repository import Stored
 from qnet import schema
 from qnet.errors import NotFound
 from qnet.schema import AddressRecord, HostRecord, MacRecord, NetworkRecord, PoolRecord, UseRecord

@@ -10,8 +10,9 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 from plugins.ipam.model import IPAddress, IPNetwork, PoolId, check_inside, parse_address, parse_exclusion, parse_subnet
+from plugins.ipam.openpool import OpenPool, Stored
 from plugins.ipam.pools import Occupancy
-from plugins.ipam.repository import OpenPool, Repository, Stored
+from plugins.ipam.repository import Repository
 from plugins.ipam.shared import ATTEMPTS, describe
 from plugins.ipam.uses import Carving, Uses
 from qnet import schema

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from plugins.ipam.model import Caller, IPAddress, PoolId
-from plugins.ipam.repository import TOGETHER, OpenPool, Repository, Stored
+from plugins.ipam.openpool import OpenPool, Stored
+from plugins.ipam.repository import TOGETHER, Repository
 from qnet.errors import QnetError, Unavailable
 from qnet.schema import AddressRecord
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 CROWD = 4
 EACH = 3  # addresses for each caller of a crowd
-PART = 64  # of what is free in the pool, one in so many
+ROOM = 256  # free addresses that a pool must have, so that in a small one "full" is exact at any time
 KEEP = 0.5  # seconds; far less than any grace period, so repair never doubts what is still given out
 
 
@@ -113,9 +114,11 @@ class Ahead:
     def _wanted(self, shelf: Shelf, opened: OpenPool) -> int:
         recent = self._clock() - shelf.filled < KEEP
         crowd = max(shelf.callers, shelf.crowd if recent else 0)
-        if crowd < CROWD or self._closing.is_set():
+        room = opened.room(shelf.pool)
+        if crowd < CROWD or room < ROOM or self._closing.is_set():
             return 0
-        return min(EACH * crowd, TOGETHER, opened.room(shelf.pool) // PART)
+        # half of what is free, shared among the hosts: together they never make a pool look full
+        return min(EACH * crowd, TOGETHER, room // (2 * max(opened.hosts(), 1)))
 
     def _fill(self, shelf: Shelf, opened: OpenPool, wanted: int) -> bool:
         """Take addresses, on the thread of one of those who wait for them."""

@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Callable, Iterable
 
 from plugins.ipam.model import IPAddress, IPNetwork, PoolId, mac_of, parse_address, parse_subnet
-from plugins.ipam.repository import MacTaken, OpenPool, Repository, Stored, changed
+from plugins.ipam.openpool import OpenPool, Stored
+from plugins.ipam.repository import MacTaken, Repository, changed
 from plugins.ipam.shared import describe
 from plugins.ipam.uses import Uses
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, Unavailable

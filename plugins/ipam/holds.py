@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from plugins.ipam.model import Caller, IPAddress, PoolId
-from plugins.ipam.repository import OpenPool, Repository, Stored, changed
+from plugins.ipam.openpool import OpenPool, Stored
+from plugins.ipam.repository import Repository, changed
 from qnet.engine import EngineContainer
 from qnet.errors import Conflict, Unavailable
 

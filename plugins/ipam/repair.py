@@ -11,7 +11,8 @@ from plugins.ipam import compare
 from plugins.ipam.compare import Action, Observed, Owner, Place
 from plugins.ipam.journal import Journal
 from plugins.ipam.model import IPNetwork, parse_subnet
-from plugins.ipam.repository import OpenPool, Repository, Stored, changed
+from plugins.ipam.openpool import OpenPool, Stored
+from plugins.ipam.repository import Repository, changed
 from plugins.ipam.service import Service
 from plugins.ipam.settle import Settle
 from plugins.ipam.shared import describe

@@ -23,8 +23,9 @@ from plugins.ipam.model import (
     parse_subnet,
     parse_tenant,
 )
+from plugins.ipam.openpool import OpenPool
 from plugins.ipam.pools import capacity
-from plugins.ipam.repository import Changed, OpenPool, Repository, changed
+from plugins.ipam.repository import Changed, Repository, changed
 from plugins.ipam.shared import describe
 from plugins.ipam.uses import Uses
 from qnet import metrics

@@ -55,15 +55,17 @@ class Repair:
             except QnetError as error:
                 logger.warning("host access of network %s: %s", network.id[:12], error)
 
-    def run(self, view: Callable[[], EngineView]) -> None:
+    def run(self, seen: EngineView, view: Callable[[], EngineView]) -> None:
         """Forget what the engine has not had for `grace` seconds, and publish what it has.
+
+        Args:
+            seen: a view of a moment ago; `view` asks for another, where something would go.
 
         Raises:
             Unavailable: the store cannot be reached.
         """
         endpoints = {endpoint.id for endpoint in self._repository.endpoints.all()}
         known = endpoints | {network.id for network in self._repository.networks.all()}
-        seen = view()
         gone = self._gone(known - _has(seen))
         sure = set(gone) - self._in_progress.may_explain(gone)
         for endpoint in sure - _has(view()) if sure else ():

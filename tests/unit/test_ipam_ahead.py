@@ -13,10 +13,10 @@ import pytest
 from plugins.ipam import ahead
 from plugins.ipam.ahead import Ahead
 from plugins.ipam.model import Caller, parse_pool_id, parse_subnet
-from plugins.ipam.repository import OpenPool
+from plugins.ipam.openpool import OpenPool
 from qnet import schema
 from qnet.errors import Exhausted, QnetError, Unavailable
-from qnet.schema import AddressRecord
+from qnet.schema import AddressRecord, UseRecord
 from qnet.store.base import Txn, TxnResult
 from qnet.store.memory import MemoryStore
 from tests.unit.world import Clock, Host, records
@@ -125,11 +125,17 @@ def test_a_lone_caller_takes_what_it_asks_for_only(host: Host, store: Slow) -> N
 
 @pytest.mark.parametrize(
     ("subnet", "callers", "taken"),
-    [(SUBNET, 3, 0), (SUBNET, 4, 12), (SUBNET, 100, 63), ("10.77.0.0/16", 100, 120), ("10.77.0.0/24", 100, 0)],
+    [(SUBNET, 3, 0), (SUBNET, 4, 12), (SUBNET, 100, 120), ("10.77.0.0/23", 100, 84), ("10.77.0.0/24", 100, 0)],
 )
 def test_how_much_is_taken(host: Host, store: Slow, subnet: str, callers: int, taken: int) -> None:
-    """Three for each caller of a crowd, never more than a 64th of what is free nor than a transaction can have."""
+    """Three for each caller of a crowd, never more than this host's part of half of what is free (three hosts, 509)
+    nor than a transaction can have."""
     pool = parse_pool_id(host.network("web", subnet))
+    for name in ("host2", "host3"):
+        use = UseRecord(host=name, engine="", networks=1)
+        store.put(schema.use_key("default", subnet, name), schema.encode(use))
+    opened(host, subnet)
+    host.sync()
     taker = Ahead(host.repository, lambda _caller: fresh(), lambda _pool: None)
     shelf = [taker.enter(CALLER, pool) for _ in range(callers)][-1]
     assert (taker.take(shelf, opened(host, subnet), 1) is not None) == (taken > 0)

@@ -12,7 +12,7 @@ import pytest
 from plugins.ipam.admin import Admin
 from plugins.ipam.journal import Entry
 from plugins.ipam.model import IPAddress
-from plugins.ipam.repository import OpenPool, Stored
+from plugins.ipam.openpool import OpenPool, Stored
 from qnet import schema
 from qnet.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from qnet.schema import AddressRecord, PoolRecord

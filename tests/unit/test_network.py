@@ -205,14 +205,14 @@ def test_an_endpoint_goes_only_when_no_start_in_progress_can_have_it(tmp_path: P
     repository.endpoints.save(Endpoint(id="e1", network="a" * 64, addresses=("10.77.0.2",), mac=""))
     engine.busy = frozenset({"c1"})
     for _ in range(3):
-        repair.run(engine.view)
+        repair.run(engine.view(), engine.view)
     assert repository.endpoints.get("e1") is not None
     engine.endpoint, engine.busy = "e1", frozenset()
-    repair.run(engine.view)
+    repair.run(engine.view(), engine.view)
     assert repository.endpoints.get("e1") is not None
     engine.endpoint = ""
     for _ in range(2):
-        repair.run(engine.view)
+        repair.run(engine.view(), engine.view)
     assert repository.endpoints.get("e1") is None
     assert kernel.deleted == [plan.endpoint_link("e1")]
     assert repository.networks.get("a" * 64) is not None
