@@ -30,6 +30,7 @@ from qnet.store.base import (
 from qnet.store.recipes import RollingLease
 
 REST_WINDOW = 15
+TRIES = 4
 TOGETHER = 120  # addresses in one transaction: etcd allows 128 operations
 
 
@@ -130,14 +131,20 @@ class Repository:
     ) -> list[Stored]:
         """Take several free addresses in one transaction: all that were picked, or none. Each gets a fresh record.
 
-        None: another host was faster with one of them, or there is no such pool any more.
+        None: other hosts were faster time and again, or there is no such pool any more.
         """
-        picked = pool.pick_several(part, number)
-        try:
-            return self._create_together(pool, {one: fresh() for one in picked if not pool.is_resting(one)})
-        finally:
-            for address in picked:
-                pool.answered(address)
+        for _ in range(TRIES):
+            picked = pool.pick_several(part, number)
+            if not picked:
+                break
+            try:
+                taken = self._create_together(pool, {one: fresh() for one in picked if not pool.is_resting(one)})
+            finally:
+                for address in picked:
+                    pool.answered(address)
+            if taken:
+                return taken
+        return []
 
     def _create_together(self, pool: OpenPool, records: dict[IPAddress, AddressRecord]) -> list[Stored]:
         keys = [pool.address_prefix + str(address) for address in records]

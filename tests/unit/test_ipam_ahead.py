@@ -200,19 +200,23 @@ def test_what_was_sent_twice_is_ours_once(host: Host, store: Slow) -> None:
 
 
 def test_all_or_nothing_where_another_host_was_faster(host: Host, store: Slow) -> None:
+    """What the copy has not heard of is learned from the refusal, and others are picked instead."""
     pool = parse_pool_id(host.network("web", SUBNET))
     copy = opened(host)
     store.hold(True)  # the copy hears of nothing
     picks = copy.pick_several(pool, 3)
     for address in picks:
         copy.answered(address)
-    taken_by_other = picks[1]
     theirs = AddressRecord(kind="endpoint", host="host2", since="", claim="theirs")
-    store.put(schema.address_key("default", SUBNET, str(taken_by_other)), schema.encode(theirs))
-    copy.pick_several = lambda _pool, _number: picks  # type: ignore[method-assign]
-    assert host.repository.create_together(copy, pool, 3, fresh) == []
-    assert len(records(store, "default", SUBNET)) == 2
-    stored = copy.stored(taken_by_other)
+    store.put(schema.address_key("default", SUBNET, str(picks[1])), schema.encode(theirs))
+    choices = [picks, copy.pick_several(pool, 3)]
+    copy.pick_several = lambda _pool, _number: choices.pop(0)  # type: ignore[method-assign]
+    taken = host.repository.create_together(copy, pool, 3, fresh)
+    assert choices == []
+    assert len(taken) == 3
+    assert not {stored.address for stored in taken} & set(picks)
+    assert len(records(store, "default", SUBNET)) == 1 + 1 + 3
+    stored = copy.stored(picks[1])
     assert stored is not None
     assert stored.record == theirs
     store.hold(False)
