@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,12 @@ def cli(ctx: click.Context, config: Path | None) -> None:
     ctx.ensure_object(Session).file = config
 
 
+def _leave(_signal: int, _frame: object) -> None:
+    # KeyboardInterrupt is lost when it comes up inside one of gRPC's callbacks; every write is one transaction
+    os._exit(INTERRUPTED)
+
+
 def main() -> None:
     """Entry point of `qnet`."""
+    signal.signal(signal.SIGINT, _leave)
     cli(prog_name="qnet")
