@@ -35,6 +35,7 @@ from qnet.connect import open_store
 from qnet.engine import Engine, InProgress
 from qnet.settings import Settings
 from qnet.store.commit import GroupCommit
+from qnet.tenants import Tenants
 from qnet.wire import Plugin
 
 
@@ -54,7 +55,8 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     addresses = Addresses(store, GroupCommit(store), host, config.ipam.rest, rng)
     supernets = {tenant: tuple(ip_network(text) for text in texts) for tenant, texts in config.ipam.supernets.items()}
     carving = Carving(supernets, config.ipam.subnet_prefix, config.ipam.subnet_prefix6)
-    uses = Uses(addresses, carving, links.routes, now, rng)
+    tenants = Tenants(store, now)
+    uses = Uses(addresses, tenants, carving, links.routes, now, rng)
     holds = Holds(addresses, engine, now, poke.set)
     host_name = HostName(store, host, state_dir, now)
     journal = Journal(state_dir / "releases.journal")
@@ -62,7 +64,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     endpoints = Endpoints(addresses, uses, now)
 
     networks, registry = Networks(state_dir, run_dir), Registry(store, host)
-    network = Network(networks, registry, links, endpoints, config.network.parent)
+    network = Network(networks, registry, links, endpoints, tenants, config.network.parent)
 
     grace = config.ipam.grace
     loop = RepairLoop(

@@ -14,9 +14,11 @@ import docker
 import requests
 
 from qnet.errors import Unavailable
+from qnet.tenants import DEFAULT
 
 logger = logging.getLogger(__name__)
 
+ADDRESS_SPACE = "qnet"  # what the IPAM driver calls it, and the network driver knows its subnets by
 BUSY_PATIENCE = 0.25
 CHANGES = {"type": ["container", "network"], "event": ["start", "connect", "disconnect", "rename", "destroy", "remove"]}
 RUNNING = frozenset({"running", "paused", "restarting"})
@@ -182,7 +184,7 @@ def _network(entry: Mapping[str, Any]) -> EngineNetwork:
         name=entry["Name"],
         driver=entry.get("Driver", ""),
         ipam_driver=ipam.get("Driver", ""),
-        tenant=(ipam.get("Options") or {}).get("tenant", "default"),
+        tenant=(ipam.get("Options") or {}).get("tenant", DEFAULT),
         subnets=tuple(_subnet(config) for config in ipam.get("Config") or () if config.get("Subnet")),
     )
 

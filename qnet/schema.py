@@ -17,12 +17,38 @@ POOLS = ROOT + "pools/"
 CONTENTS = ROOT + "contents/"
 HOSTS = ROOT + "hosts/"
 NETWORKS = ROOT + "networks/"
+TENANTS = ROOT + "tenants/"
+SEGMENTS = ROOT + "segments/"
 
 ADDRESS = "address/"
 RESTING = "resting/"
 USE = "use/"
 
+SegmentKind: TypeAlias = Literal["vlan", "vni"]
 Kind: TypeAlias = Literal["endpoint", "gateway", "auxiliary", "reservation", "held", "host"]
+
+
+class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`tenants/NAME`: who owns networks. `vlan` or `vni` 0: it has none. `max_*` 0: no limit.
+
+    `supernets` are what its subnets must lie in, and are carved from.
+    """
+
+    v: int = 1
+    name: str
+    since: str
+    vlan: int = 0
+    vni: int = 0
+    supernets: tuple[str, ...] = ()
+    max_addresses: int = 0
+    max_networks: int = 0
+
+
+class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`segments/KIND/ID`: the one tenant that has this VLAN id or VNI."""
+
+    v: int = 1
+    tenant: str
 
 
 class PoolRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -149,6 +175,16 @@ def subnet_of_key(part: str) -> str:
     return part.replace("-", "/")
 
 
+def tenant_key(tenant: str) -> str:
+    """Where a TenantRecord stands."""
+    return TENANTS + tenant
+
+
+def segment_key(kind: SegmentKind, number: int) -> str:
+    """Where a SegmentRecord stands."""
+    return f"{SEGMENTS}{kind}/{number}"
+
+
 def pools_prefix(tenant: str = "") -> str:
     """All pool records, or those of one tenant."""
     return f"{POOLS}{tenant}/" if tenant else POOLS
@@ -187,6 +223,11 @@ def mac_key(tenant: str, mac: str) -> str:
 def host_key(host: str) -> str:
     """Where a HostRecord stands."""
     return HOSTS + host
+
+
+def tenant_contents_prefix(tenant: str) -> str:
+    """Everything inside all pools of a tenant."""
+    return f"{CONTENTS}{tenant}/"
 
 
 def network_key(host: str, network: str = "") -> str:

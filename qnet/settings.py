@@ -74,6 +74,13 @@ class Ipam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     supernets: dict[str, tuple[str, ...]] = {}
 
 
+class Tenants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From where `qnet tenant create --vlan auto` and `--vni auto` take an id: FIRST-LAST."""
+
+    vlans: str = "2-4094"
+    vnis: str = "4096-16777215"
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to standard error."""
 
@@ -88,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     docker: Docker = Docker()
     network: Network = Network()
     ipam: Ipam = Ipam()
+    tenants: Tenants = Tenants()
     log: Log = Log()
 
 

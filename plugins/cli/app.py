@@ -19,6 +19,7 @@ COMMANDS = {
     "pool": "plugins.cli.pools:pool",
     "address": "plugins.cli.addresses:address",
     "network": "plugins.cli.networks:network",
+    "tenant": "plugins.cli.tenants:tenant",
     "host": "plugins.cli.hosts:host",
     "doctor": "plugins.cli.doctor:doctor",
     "completion": "plugins.cli.completion:completion",
@@ -62,7 +63,7 @@ class Commands(click.Group):
 @click.version_option(package_name="qnet", prog_name="qnet", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, config: Path | None) -> None:
-    """Pools, addresses, networks and hosts of a qnet cluster.
+    """Tenants, pools, addresses, networks and hosts of a qnet cluster.
 
     Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
     """

@@ -15,6 +15,7 @@ from plugins.network.plan import Link, check_parent
 from qnet import settings
 from qnet.engine import Engine
 from qnet.errors import InvalidRequest, Unavailable
+from qnet.tenants import DEFAULT
 
 DRIVERS = ("NetworkDriver", "IpamDriver")
 PATIENCE = 5.0
@@ -110,7 +111,7 @@ def _parent(what: str, ask: Ask, links: Mapping[str, Link]) -> Finding:
 def _ask(parent: str, mtu: int = 0) -> Ask:
     return Ask(
         id="",
-        tenant="default",
+        tenant=DEFAULT,
         subnets=(),
         parent=parent,
         macvlan_mode="bridge",

@@ -9,13 +9,14 @@ from typing import TypeVar
 
 import msgspec
 
-from plugins.ipam.model import IPAddress, IPNetwork, PoolId, parse_address, parse_exclusion, parse_subnet, parse_tenant
+from plugins.ipam.model import IPAddress, IPNetwork, PoolId, parse_address, parse_exclusion, parse_subnet
 from plugins.ipam.openpool import Stored
 from plugins.ipam.pools import capacity
 from qnet import schema
 from qnet.errors import NotFound
 from qnet.schema import AddressRecord, HostRecord, MacRecord, NetworkRecord, PoolRecord, UseRecord
 from qnet.store.base import KeyValue, Store
+from qnet.tenants import parse_tenant
 
 PAGE = 1000
 OWN_KINDS = ("endpoint", "held", "host")

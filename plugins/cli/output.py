@@ -12,6 +12,7 @@ import msgspec
 
 from plugins.cli.session import Session
 from qnet.errors import InvalidRequest
+from qnet.tenants import DEFAULT
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 WIDTH = 4096
@@ -32,7 +33,7 @@ def yes_option(command: CommandT) -> CommandT:
 
 def tenant_option(command: CommandT) -> CommandT:
     """Give a command `--tenant` for the one that its object belongs to."""
-    return click.option("--tenant", default="default", show_default=True, help="Whose it is.")(command)
+    return click.option("--tenant", default=DEFAULT, show_default=True, help="Whose it is.")(command)
 
 
 def show_json(value: object) -> None:

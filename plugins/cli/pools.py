@@ -19,7 +19,8 @@ from plugins.cli.output import (
 )
 from plugins.cli.session import Session, pass_session
 from plugins.ipam.admin import Admin, describe_uses
-from plugins.ipam.model import parse_address, parse_subnet, parse_tenant
+from plugins.ipam.model import parse_address, parse_subnet
+from qnet.tenants import parse_tenant
 
 
 @click.group()

@@ -14,11 +14,12 @@ from plugins.ipam.openpool import OpenPool, Stored
 from plugins.ipam.pools import Occupancy
 from plugins.ipam.repository import Repository
 from plugins.ipam.shared import ATTEMPTS, describe
-from plugins.ipam.uses import Carving, Uses
+from plugins.ipam.uses import Carving, Uses, check_allowed
 from qnet import schema
 from qnet.errors import Conflict, Exhausted, Unavailable
 from qnet.schema import AddressRecord, PoolRecord, UseRecord
 from qnet.store.base import Delete, Put, Store, Txn, absent, nothing_below
+from qnet.tenants import Tenants
 
 SHOWN = 5
 PAGE = 1000
@@ -33,6 +34,7 @@ class Admin:
         self._rest = rest
         self._now = now
         self._rng = rng or random.SystemRandom()
+        self._tenants = Tenants(store, now)
         self._repository, self._uses = self._acting_for(OPERATOR)
 
     def create_pool(
@@ -41,7 +43,8 @@ class Admin:
         """Make a pool that stays when nobody uses it.
 
         Raises:
-            InvalidRequest: the gateway or an exclusion is not in the subnet.
+            InvalidRequest: the gateway or an exclusion is not in the subnet, or that not in the tenant's supernets.
+            NotFound: there is no such tenant.
             Conflict: it exists, or overlaps another pool of the tenant.
         """
         for text in exclude:
@@ -61,6 +64,7 @@ class Admin:
             pools, revision = self._uses.pools(tenant)
             if subnet in pools:
                 raise Conflict(self._exists(pools[subnet]))
+            check_allowed(self._tenants.get(tenant), subnet, len(pools))
             if self._uses.make(record, pools, revision, with_gateway):
                 return record
         raise Unavailable(f"pools of tenant {tenant}: others kept changing them; try again")
@@ -201,7 +205,7 @@ class Admin:
 
     def _acting_for(self, host: str) -> tuple[Repository, Uses]:
         repository = Repository(self._store, self._store, host, self._rest, self._rng)
-        return repository, Uses(repository, Carving({}, 24, 64), tuple, self._now, self._rng)
+        return repository, Uses(repository, self._tenants, Carving({}, 24, 64), tuple, self._now, self._rng)
 
 
 def check_release(tenant: str, subnet: IPNetwork, stored: Stored, uses: Iterable[UseRecord], force: bool) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from plugins.ipam.model import ADDRESS_SPACE
 from plugins.ipam.service import Service
+from qnet.engine import ADDRESS_SPACE
 from qnet.wire import Empty, Plugin, caller_instance
 
 ADDRESS_TYPE = "RequestAddressType"

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from plugins.ipam.model import DEFAULT_TENANT, IPAddress, IPNetwork, parse_address, parse_subnet
+from plugins.ipam.model import IPAddress, IPNetwork, parse_address, parse_subnet
 from qnet.engine import EngineContainer, EngineNetwork, EngineView
 from qnet.schema import AddressRecord
+from qnet.tenants import DEFAULT
 
 DRIVER = "qnet"
 
@@ -90,7 +91,7 @@ def pools_of(view: EngineView) -> dict[tuple[str, IPNetwork], list[EngineNetwork
     for network in view.networks:
         if network.ipam_driver == DRIVER:
             for entry in network.subnets:
-                found[network.tenant or DEFAULT_TENANT, parse_subnet(entry.subnet)].append(network)
+                found[network.tenant or DEFAULT, parse_subnet(entry.subnet)].append(network)
     return found
 
 
@@ -160,7 +161,7 @@ def _places(network: EngineNetwork, text: str) -> Iterable[Place]:
     for entry in network.subnets:
         subnet = parse_subnet(entry.subnet)
         if address in subnet:
-            yield Place(network.tenant or DEFAULT_TENANT, subnet, address)
+            yield Place(network.tenant or DEFAULT, subnet, address)
 
 
 def _known_better(place: Place, observed: Observed, live: Owner) -> list[Action]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import socket
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,13 +11,10 @@ from typing import TypeAlias
 from urllib.parse import parse_qs, quote
 
 from qnet.errors import InvalidRequest
+from qnet.tenants import parse_tenant
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-DEFAULT_TENANT = "default"
-TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
-ADDRESS_SPACE = "qnet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +112,6 @@ def parse_pool_id(text: str) -> PoolId:
     if pool.range and (pool.range.version != pool.subnet.version or not pool.range.subnet_of(pool.subnet)):  # type: ignore[arg-type]
         raise InvalidRequest(f"{text[:200]!r} is not the id of a pool of qnet: its range is not inside its subnet")
     return pool
-
-
-def parse_tenant(text: str) -> str:
-    """A tenant's name, checked.
-
-    Raises:
-        InvalidRequest: it is not lower-case letters, digits and `-`, 1 to 32 of them.
-    """
-    if not TENANT.fullmatch(text):
-        raise InvalidRequest(f"{text[:64]!r} is no tenant: lower-case letters, digits and -, 1 to 32 characters")
-    return text
 
 
 def parse_subnet(text: str) -> IPNetwork:

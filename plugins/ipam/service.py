@@ -12,7 +12,6 @@ from plugins.ipam.ahead import Ahead
 from plugins.ipam.holds import Holds
 from plugins.ipam.journal import Entry, Journal
 from plugins.ipam.model import (
-    DEFAULT_TENANT,
     Caller,
     IPAddress,
     PoolId,
@@ -21,16 +20,17 @@ from plugins.ipam.model import (
     parse_exclusion,
     parse_pool_id,
     parse_subnet,
-    parse_tenant,
 )
-from plugins.ipam.openpool import OpenPool
+from plugins.ipam.openpool import OpenPool, Stored
 from plugins.ipam.pools import capacity
+from plugins.ipam.quota import Quota
 from plugins.ipam.repository import Changed, Repository, changed
 from plugins.ipam.shared import describe
 from plugins.ipam.uses import Uses
 from qnet import metrics
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, Unavailable
 from qnet.schema import AddressRecord
+from qnet.tenants import DEFAULT, parse_tenant
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class Service:
         self._sleep = sleep
         self._host = repository.host
         self._full_words: dict[PoolId, tuple[float, str]] = {}
+        self._quota = Quota(repository.store)
         self._ahead = Ahead(repository, self._fresh, lambda pool: uses.collect(pool.tenant, pool.subnet), clock)
 
     def request_pool(self, engine: str, pool: str, sub_pool: str, options: Mapping[str, str], v6: bool) -> PoolId:
@@ -82,7 +83,7 @@ class Service:
         unknown = sorted(set(options) - set(POOL_OPTIONS))
         if unknown:
             raise InvalidRequest(f"--ipam-opt {unknown[0]}: no such option; there are: {', '.join(POOL_OPTIONS)}")
-        tenant = parse_tenant(options.get("tenant", DEFAULT_TENANT))
+        tenant = parse_tenant(options.get("tenant", DEFAULT))
         subnet = parse_subnet(pool) if pool else None
         if sub_pool and subnet is None:
             raise InvalidRequest(f"range {sub_pool} without a subnet: add --subnet")
@@ -166,6 +167,7 @@ class Service:
     def close(self) -> None:
         """Give back what was taken ahead of callers that will not come any more."""
         self._ahead.close()
+        self._quota.close()
 
     def _fresh(self, caller: Caller, container: str = "", *, asked: bool = False) -> AddressRecord:
         return AddressRecord(
@@ -185,7 +187,7 @@ class Service:
             return self._holds.take(caller, pool, opened, held, container)
         shelf = self._ahead.enter(caller, pool)
         try:
-            ready = None if container else self._ahead.take(shelf, opened, DEADLINE)
+            ready = None if container or self._quota.limit(pool.tenant) else self._ahead.take(shelf, opened, DEADLINE)
             return ready or self._take_one(caller, pool, opened, container)
         finally:
             self._ahead.leave(shelf)
@@ -202,7 +204,9 @@ class Service:
                 sure = True
                 continue
             try:
-                if self._repository.create(opened, address, record).record.claim == record.claim:
+                stored = self._repository.create(opened, address, record)
+                if stored.record.claim == record.claim:
+                    self._keep_if_allowed(opened, stored)
                     return address
                 metrics.COLLISIONS.inc()
             finally:
@@ -225,6 +229,7 @@ class Service:
             stored = self._repository.create(opened, address, record)
             has = stored.record
             if has.claim == record.claim:
+                self._keep_if_allowed(opened, stored)
                 return address
             if has.kind == "auxiliary":
                 self._uses.shared.share(caller, pool, address)
@@ -242,6 +247,14 @@ class Service:
             # another host may be half-way through making the same network with the same auxiliary address
             self._sleep(AUXILIARY_WAIT)
         raise Conflict(f"address {address} of pool {pool.subnet} of tenant {pool.tenant} is taken: {describe(has)}")
+
+    def _keep_if_allowed(self, opened: OpenPool, stored: Stored) -> None:
+        """Give back what was just taken if the tenant has more now than it may. Raises Exhausted."""
+        try:
+            self._quota.check(opened.tenant)
+        except Exhausted:
+            self._repository.withdraw(opened, [stored])
+            raise
 
     def _awaits_replay(self, pool: PoolId, address: IPAddress) -> bool:
         use, _ = self._repository.use(pool.tenant, str(pool.subnet))

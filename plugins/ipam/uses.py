@@ -16,8 +16,9 @@ from plugins.ipam.repository import Repository
 from plugins.ipam.shared import ATTEMPTS, Shared
 from qnet import schema
 from qnet.errors import Conflict, Exhausted, InvalidRequest, Unavailable
-from qnet.schema import AddressRecord, PoolRecord, UseRecord
+from qnet.schema import AddressRecord, PoolRecord, TenantRecord, UseRecord
 from qnet.store.base import Delete, Put, Txn, absent, at_revision, none_newer, nothing_below, present
+from qnet.tenants import Tenants, exists
 
 Routes: TypeAlias = Callable[[], Iterable[IPNetwork]]
 
@@ -37,6 +38,7 @@ class Uses:
     def __init__(
         self,
         repository: Repository,
+        tenants: Tenants,
         carving: Carving,
         routes: Routes,
         now: Callable[[], str],
@@ -46,6 +48,7 @@ class Uses:
         self._store = repository.store
         self._host = repository.host
         self.shared = Shared(repository, now)
+        self._tenants = tenants
         self._carving = carving
         self._routes = routes
         self._now = now
@@ -55,13 +58,17 @@ class Uses:
         """Use a pool for one more network, and make it if it is not there.
 
         Raises:
+            NotFound: there is no such tenant.
             Conflict: it overlaps another pool of the tenant.
-            Exhausted: no subnet was named and the tenant's supernet is used up.
-            InvalidRequest: no subnet was named and the tenant has no supernet.
+            Exhausted: no subnet was named and the tenant's supernet is used up, or it has all the networks it may have.
+            InvalidRequest: no subnet was named and the tenant has no supernet, or it is not inside one.
         """
         for _ in range(ATTEMPTS):
+            owner = self._tenants.get(tenant)
             pools, revision = self.pools(tenant)
-            chosen = subnet or self._carve(tenant, version, pools)
+            chosen = subnet or self._carve(owner, version, pools)
+            if chosen not in pools:
+                check_allowed(owner, chosen, len(pools))
             use, use_revision = self._repository.use(tenant, str(chosen))
             more = self._one_more(use, caller)
             if chosen in pools:
@@ -150,6 +157,7 @@ class Uses:
             )
         key = schema.pool_key(record.tenant, record.subnet)
         compares = (none_newer(schema.pools_prefix(record.tenant), revision), absent(key), *more.compares)
+        compares += exists(record.tenant)
         return self._store.txn(Txn(compares, (Put(key, schema.encode(record)), *more.success))).succeeded
 
     def _make(
@@ -181,12 +189,14 @@ class Uses:
         shared = dict.fromkeys(use.shared, 0)
         return UseRecord(host=self._host, engine=caller.engine, networks=1, shared=shared)
 
-    def _carve(self, tenant: str, version: int, pools: Iterable[IPNetwork]) -> IPNetwork:
-        supernets = tuple(net for net in self._carving.supernets.get(tenant, ()) if net.version == version)
+    def _carve(self, owner: TenantRecord, version: int, pools: Iterable[IPNetwork]) -> IPNetwork:
+        tenant = owner.name
+        own = tuple(ipaddress.ip_network(text) for text in owner.supernets)
+        supernets = tuple(net for net in own or self._carving.supernets.get(tenant, ()) if net.version == version)
         if not supernets:
             raise InvalidRequest(
                 f"no subnet asked for, and tenant {tenant} has no IPv{version} supernet to carve one from: add "
-                f'--subnet, or {tenant} = ["NETWORK/PREFIX"] to [ipam.supernets] in the settings'
+                f"--subnet, or give it one: qnet tenant set {tenant} --supernet NETWORK/PREFIX"
             )
         prefix = self._carving.prefix if version == 4 else self._carving.prefix6
         chosen = carve(supernets, prefix, [*pools, *self._routes()], self._rng)
@@ -194,3 +204,16 @@ class Uses:
             names = ", ".join(str(net) for net in supernets)
             raise Exhausted(f"no /{prefix} is left in {names} of tenant {tenant} that this host does not route")
         return chosen
+
+
+def check_allowed(owner: TenantRecord, subnet: IPNetwork, has: int) -> None:
+    """Whether a tenant may have one more pool, this one."""
+    supernets = [net for net in map(ipaddress.ip_network, owner.supernets) if net.version == subnet.version]
+    if supernets and not any(subnet.subnet_of(net) for net in supernets):  # type: ignore[arg-type]
+        names = ", ".join(owner.supernets)
+        raise InvalidRequest(f"subnet {subnet} is not inside the supernets of tenant {owner.name}: {names}")
+    if owner.max_networks and has >= owner.max_networks:
+        raise Exhausted(
+            f"tenant {owner.name} has {has} of {owner.max_networks} networks: remove one, or raise its limit: "
+            f"qnet tenant set {owner.name} --max-networks {has + 1}"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from plugins.network.plan import Link, Macvlan, Shim, host_prefix
+from plugins.network.plan import UNFINISHED, Link, Macvlan, Shim, Vlan, host_prefix
 from qnet.errors import Conflict, InvalidRequest, QnetError, Unavailable, Unsupported
 
 logger = logging.getLogger(__name__)
 
+ALIAS = "qnet"
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
@@ -26,9 +28,12 @@ GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH)
 class Links:
     """Operations on the links of the network namespace that the process is in."""
 
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+
     def all(self) -> dict[str, Link]:
-        """Every link, by name."""
-        with _netlink("list links") as netlink:
+        """Every link, by name; none that is being made."""
+        with self._making, _netlink("list links") as netlink:
             entries = list(netlink.get_links())
         names = {entry["index"]: entry.get_attr("IFLA_IFNAME") for entry in entries}
         return {names[entry["index"]]: _link(entry, names) for entry in entries}
@@ -55,6 +60,29 @@ class Links:
                     raise
                 self.delete(link.name)
                 netlink.link("add", ifname=link.name, kind="macvlan", link=parent, **wanted)
+
+    def add_vlan(self, link: Vlan) -> None:
+        """Make the sub-interface of a VLAN if it is not there, marked as ours, and bring it up.
+
+        Raises:
+            InvalidRequest: the trunk is gone.
+            Unsupported: the kernel has no 802.1q.
+        """
+        what = f"make link {link.name} for VLAN {link.vlan} of {link.trunk}"
+        with self._making, _netlink(what, "802.1q", "8021q") as netlink:
+            trunk = _index(netlink, link.trunk)
+            if trunk is None:
+                raise InvalidRequest(f"parent {link.trunk!r} does not exist on this host any more")
+            index = _index(netlink, link.name)
+            if index is None:
+                # under its own name only once it is marked: what a crash leaves before, is known by its name
+                for old in netlink.link_lookup(ifname=UNFINISHED):
+                    netlink.link("del", index=old)
+                netlink.link("add", ifname=UNFINISHED, kind="vlan", link=trunk, vlan_id=link.vlan)
+                index = netlink.link_lookup(ifname=UNFINISHED)[0]
+                netlink.link("set", index=index, ifalias=ALIAS)
+                netlink.link("set", index=index, ifname=link.name)
+            netlink.link("set", index=index, state="up")
 
     def delete(self, name: str) -> bool:
         """Delete a link; returns whether it was there."""
@@ -123,19 +151,19 @@ def _scope(prefix: str) -> int:
 
 
 @contextmanager
-def _netlink(what: str) -> Iterator[IPRoute]:
+def _netlink(what: str, feature: str = "macvlan", module: str = "macvlan") -> Iterator[IPRoute]:
     """A netlink socket for one operation, with the kernel's refusals as qnet's errors."""
     try:
         with IPRoute() as netlink:
             yield netlink
     except NetlinkError as error:
-        raise _translated(what, error) from error
+        raise _translated(what, error, feature, module) from error
 
 
-def _translated(what: str, error: NetlinkError) -> QnetError:
+def _translated(what: str, error: NetlinkError, feature: str, module: str) -> QnetError:
     reason = f"{what}: {errno.errorcode.get(error.code, error.code)}"
     if error.code == errno.EOPNOTSUPP:
-        return Unsupported(f"{reason}: this kernel has no macvlan: load it (modprobe macvlan)")
+        return Unsupported(f"{reason}: this kernel has no {feature}: load it (modprobe {module})")
     if error.code == errno.EADDRINUSE:
         return Conflict(f"{reason}: the MAC address is in use on this parent")
     if error.code == errno.EBUSY:
@@ -161,4 +189,6 @@ def _link(entry: Any, names: dict[int, str]) -> Link:
         parent=names.get(parent, "") if parent and kind != "veth" else "",
         master=names.get(entry.get_attr("IFLA_MASTER") or 0, ""),
         loopback=bool(entry["flags"] & IFF_LOOPBACK),
+        vlan=entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VLAN_ID") or 0 if kind == "vlan" else 0,
+        ours=entry.get_attr("IFLA_IFALIAS") == ALIAS,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -11,12 +10,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 
 from qnet.errors import InvalidRequest
+from qnet.tenants import DEFAULT, parse_tenant
 
 MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
 OPTIONS = ("parent", "macvlan_mode", "mtu", "host_access", "tenant")
-ADDRESS_SPACE = "qnet"
-TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 MIN_MTU = {4: 68, 6: 1280}
 MAX_MTU = 65535
 
@@ -35,7 +33,10 @@ class Subnet(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """A network of this host's engine, as it is kept on disk. `mtu` 0: the parent's."""
+    """A network of this host's engine, as it is kept on disk. `mtu` 0: the parent's.
+
+    With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`.
+    """
 
     v: int = 1
     id: str
@@ -47,6 +48,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     internal: bool = False
     host_access: bool = False
     host_addresses: tuple[str, ...] = ()
+    trunk: str = ""
+    vlan: int = 0
 
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
@@ -121,9 +124,7 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
     host_access = _flag("host_access", given.get("host_access", "false"))
     if host_access and mode != "bridge":
         raise InvalidRequest(f"-o host_access=true needs macvlan_mode=bridge: in mode {mode} nothing reaches the host")
-    tenant = given.get("tenant", "default")
-    if not TENANT.fullmatch(tenant):
-        raise InvalidRequest(f"-o tenant={tenant[:64]}: lower-case letters, digits and -, 1 to 32 characters")
+    tenant = parse_tenant(given.get("tenant", DEFAULT))
     return Ask(
         id=network,
         tenant=tenant,
@@ -154,7 +155,7 @@ def _mtu(text: str, subnets: Sequence[Subnet]) -> int:
 def command_with_driver(subnets: Sequence[Subnet], options: Mapping[str, str], internal: bool) -> str:
     """The `docker network create` that would have been right, for who left the IPAM driver out."""
     words = ["docker network create -d qnet --ipam-driver qnet"]
-    if options.get("tenant", "default") != "default":
+    if options.get("tenant", DEFAULT) != DEFAULT:
         words.append(f"--ipam-opt tenant={options['tenant']}")
     if any(ipaddress.ip_network(entry.subnet).version == 6 for entry in subnets):
         words.append("--ipv6")

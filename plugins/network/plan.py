@@ -5,19 +5,21 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2s
 
 from plugins.network.model import Ask, Endpoint, Network
 from qnet.errors import InvalidRequest
 
 ENDPOINT_PREFIX = "qn-"
 SHIM_PREFIX = "qh-"
+UNFINISHED = "qt-unfinished"  # a sub-interface that is not marked as ours yet
 NAME_LENGTH = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """A link of the host as the kernel lists it; `parent` is the name of the link it stands on, `master` of the
-    bridge or bond it is part of; both may be empty."""
+    bridge or bond it is part of; both may be empty. `ours`: qnet made it and may delete it (told by its alias)."""
 
     name: str
     kind: str
@@ -26,6 +28,8 @@ class Link:
     parent: str = ""
     master: str = ""
     loopback: bool = False
+    vlan: int = 0
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,15 @@ class Macvlan:
     mode: str
     mtu: int
     mac: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Vlan:
+    """A sub-interface for the frames of one VLAN (IEEE 802.1Q) on a link."""
+
+    name: str
+    trunk: str
+    vlan: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,17 @@ def endpoint_link(endpoint: str) -> str:
 def shim_link(network: str) -> str:
     """The name of the host's own link on a network."""
     return (SHIM_PREFIX + network)[:NAME_LENGTH]
+
+
+def sub_interface(trunk: str, vlan: int, links: Mapping[str, Link]) -> Vlan:
+    """The link for a VLAN of a trunk: the one that is there, whatever its name, or one to make."""
+    for link in links.values():
+        if (link.parent, link.vlan) == (trunk, vlan):
+            return Vlan(link.name, trunk, vlan)
+    name = f"{trunk}.{vlan}"
+    if len(name) > NAME_LENGTH:
+        name = f"qv{blake2s(trunk.encode(), digest_size=4).hexdigest()}.{vlan}"
+    return Vlan(name, trunk, vlan)
 
 
 def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network]) -> None:
@@ -123,12 +147,25 @@ def host_prefix(address: str) -> str:
     return f"{parsed}/{parsed.max_prefixlen}"
 
 
-def left_over(links: Iterable[Link], networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> Collection[str]:
-    """Links of ours that nothing needs: an endpoint's that is gone, a shim of a network without host_access."""
+def left_over(links: Collection[Link], networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> Collection[str]:
+    """Links of ours that nothing needs: an endpoint's that is gone, a shim of a network without host_access, a
+    sub-interface that no network stands on. Those that stand on others come first."""
+    networks = tuple(networks)
     wanted = {endpoint_link(endpoint.id) for endpoint in endpoints}
     wanted |= {shim_link(network.id) for network in networks if network.host_access}
-    return sorted(
+    needed = {network.parent for network in networks}
+    unused = sorted(
         link.name
         for link in links
-        if link.kind == "macvlan" and link.name.startswith((ENDPOINT_PREFIX, SHIM_PREFIX)) and link.name not in wanted
+        if link.kind == "vlan" and (link.name == UNFINISHED or (link.ours and link.name not in needed))
+    )
+    return (
+        sorted(
+            link.name
+            for link in links
+            if link.kind == "macvlan"
+            and link.name.startswith((ENDPOINT_PREFIX, SHIM_PREFIX))
+            and link.name not in wanted
+        )
+        + unused
     )

@@ -51,9 +51,10 @@ class Repair:
                 logger.warning("link %s deleted: nothing uses it", name)
         for network in networks:
             try:
+                self._service.sync_segment(network.id)
                 self._service.sync_shim(network.id)
             except QnetError as error:
-                logger.warning("host access of network %s: %s", network.id[:12], error)
+                logger.warning("links of network %s: %s", network.id[:12], error)
 
     def run(self, seen: EngineView, view: Callable[[], EngineView]) -> None:
         """Forget what the engine has not had for `grace` seconds, and publish what it has.

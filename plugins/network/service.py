@@ -14,7 +14,7 @@ import msgspec
 
 from plugins.network import plan
 from plugins.network.model import (
-    ADDRESS_SPACE,
+    Ask,
     Endpoint,
     Network,
     Subnet,
@@ -22,9 +22,11 @@ from plugins.network.model import (
     parse_ask,
     parse_options,
 )
-from plugins.network.plan import Link, Macvlan, Shim
+from plugins.network.plan import Link, Macvlan, Shim, Vlan
 from plugins.network.repository import Registry, Repository
+from qnet.engine import ADDRESS_SPACE
 from qnet.errors import Conflict, InvalidRequest, Unavailable
+from qnet.schema import SegmentKind, TenantRecord
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,16 @@ class Addresses(Protocol):
         """Give it back."""
 
 
+class Owners(Protocol):
+    """What the driver needs of the registry (`qnet.tenants.Tenants`)."""
+
+    def get(self, name: str) -> TenantRecord:
+        """A tenant, with its tag."""
+
+    def owner(self, kind: SegmentKind, number: int) -> str:
+        """The tenant that has a VLAN id; empty if none has."""
+
+
 class Kernel(Protocol):
     """What the driver needs of the kernel (`plugins.network.links.Links`)."""
 
@@ -56,6 +68,9 @@ class Kernel(Protocol):
 
     def add(self, link: Macvlan) -> None:
         """Make a link, in place of one left behind."""
+
+    def add_vlan(self, link: Vlan) -> None:
+        """Make a VLAN's sub-interface, marked as ours, if it is not there."""
 
     def delete(self, name: str) -> bool:
         """Delete a link if it is there."""
@@ -77,13 +92,21 @@ class Service:
     """Networks and endpoints of this host's engine."""
 
     def __init__(
-        self, repository: Repository, registry: Registry, kernel: Kernel, addresses: Addresses, parent: str
+        self,
+        repository: Repository,
+        registry: Registry,
+        kernel: Kernel,
+        addresses: Addresses,
+        tenants: Owners,
+        parent: str,
     ) -> None:
         self._repository = repository
         self._registry = registry
         self._kernel = kernel
         self._addresses = addresses
+        self._tenants = tenants
         self._parent = parent
+        self._segments = threading.RLock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
     def create_network(
@@ -107,20 +130,20 @@ class Service:
         ask = parse_ask(network, options, subnets, self._parent)
         if not ask.subnets:
             raise InvalidRequest("a qnet network has at least one subnet, IPv4 or IPv6")
-        plan.check_parent(ask, self._kernel.all(), self._repository.networks.all())
         for entry in ask.subnets:
             self._addresses.check_pool(ask.tenant, entry.subnet)
-        fields = {name: getattr(ask, name) for name in ask.__struct_fields__}
+        tenant = self._tenants.get(ask.tenant)
         with self._locks[network], ExitStack() as undo:
+            made = self._on_its_segment(ask, tenant, undo)
             for entry in ask.subnets:
                 self._addresses.auxiliary(ask.tenant, entry.subnet, entry.auxiliary)
-            made = Network(**fields)
             undo.callback(self._clear, made)
             if ask.host_access:
                 own = (self._addresses.take_host_address(ask.tenant, s.subnet, network) for s in ask.subnets)
                 made = msgspec.structs.replace(made, host_addresses=tuple(own))
             undo.callback(self._repository.networks.remove, network)
             self._repository.networks.save(made)
+            self.sync_segment(network)  # now that it counts: the last network on the link may just have been deleted
             self.sync_shim(network)
             undo.pop_all()
         self._tell(made)
@@ -134,6 +157,7 @@ class Service:
             self._repository.networks.remove(network)
             if made is not None:
                 self._clear(made)
+                self._drop_segment(made)
         self._locks.pop(network, None)
         try:
             self._registry.withdraw(network)
@@ -200,6 +224,47 @@ class Service:
     def oper_info(self, endpoint: str) -> dict[str, str]:
         """What `docker network inspect -v` may show of an endpoint. Raises NotFound."""
         return {"com.docker.network.endpoint.macaddress": self._repository.endpoint(endpoint).mac}
+
+    def sync_segment(self, network: str) -> None:
+        """Make the sub-interface that a network stands on, if it has one: a reboot takes it away."""
+        known = self._repository.networks.get(network)
+        if known is not None and known.vlan:
+            with self._segments:
+                self._kernel.add_vlan(Vlan(known.parent, known.trunk, known.vlan))
+
+    def _on_its_segment(self, ask: Ask, tenant: TenantRecord, undo: ExitStack) -> Network:
+        """A network on the link that carries its tenant's frames; makes that link where it is not there."""
+        fields = {name: getattr(ask, name) for name in ask.__struct_fields__}
+        links, others = self._kernel.all(), self._repository.networks.all()
+        plan.check_parent(ask, links, others)
+        link = links[ask.parent]
+        if link.vlan and link.vlan != tenant.vlan:
+            owner = self._tenants.owner("vlan", link.vlan)
+            if owner or tenant.vlan:
+                has = f"VLAN {tenant.vlan}" if tenant.vlan else "no VLAN"
+                raise InvalidRequest(
+                    f"parent {ask.parent} carries VLAN {link.vlan}{f' of tenant {owner}' if owner else ''}, and tenant "
+                    f"{tenant.name} has {has}: name the link that carries all of them, -o parent={link.parent}"
+                )
+        if not tenant.vlan or link.vlan == tenant.vlan:
+            return Network(**fields)
+        with self._segments:
+            vlan = plan.sub_interface(ask.parent, tenant.vlan, links)
+            made = Network(**{**fields, "parent": vlan.name, "trunk": vlan.trunk, "vlan": vlan.vlan})
+            undo.callback(self._drop_segment, made)
+            self._kernel.add_vlan(vlan)
+        plan.check_parent(msgspec.structs.replace(ask, parent=vlan.name), self._kernel.all(), others)
+        return made
+
+    def _drop_segment(self, network: Network) -> None:
+        """Delete the sub-interface of a network that is gone, if it is ours and was the last on it."""
+        if not network.vlan:
+            return
+        with self._segments:
+            others = (other for other in self._repository.networks.all() if other.id != network.id)
+            link = self._kernel.all().get(network.parent)
+            if link is not None and link.ours and all(other.parent != network.parent for other in others):
+                self._kernel.delete(network.parent)
 
     def sync_shim(self, network: str) -> None:
         """Make the host's own link on a network agree with its local containers, if it has one."""

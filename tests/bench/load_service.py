@@ -20,6 +20,7 @@ from qnet import schema
 from qnet.engine import Engine
 from qnet.store.commit import GroupCommit
 from qnet.store.etcd import EtcdStore
+from qnet.tenants import Tenants
 from tests.bench import records, threads
 
 
@@ -30,7 +31,7 @@ class InProcess:
         host, rng = f"bench{number}", random.Random()
         self._store = EtcdStore((endpoint,))
         self._repository = Repository(self._store, GroupCommit(self._store), host, 60, rng)
-        uses = Uses(self._repository, Carving({}, 24, 64), lambda: (), now, rng)
+        uses = Uses(self._repository, Tenants(self._store, now), Carving({}, 24, 64), lambda: (), now, rng)
         holds = Holds(self._repository, Engine("/nowhere", 1.0), now, lambda: None)
         self._state = tempfile.TemporaryDirectory()
         state = Path(self._state.name)

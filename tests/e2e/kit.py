@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.lab.cluster import Lab
-from tests.lab.commands import wait_for
+from tests.lab.commands import Result, wait_for
 from tests.lab.host import Host
 from tests.lab.unixhttp import call
 
@@ -45,6 +45,18 @@ def network(
     words = [*(("--subnet", subnet) if subnet else ()), *(("--gateway", gateway) if gateway else ()), *options]
     several = [hosts] if isinstance(hosts, Host) else hosts
     at_once(lambda host: host.docker(*CREATE, *words, name), several)
+
+
+def qnet(host: Host, *words: str, check: bool = True) -> Result:
+    """The command `qnet` on a host."""
+    return host.exec(".venv/bin/qnet", *words, check=check)
+
+
+def tenants(host: Host, *names: str) -> None:
+    """Tenants without a tag, from now on."""
+    there = {one["name"] for one in json.loads(qnet(host, "tenant", "ls", "--json").stdout)}
+    for name in set(names) - there:
+        qnet(host, "tenant", "create", name, "--untagged")
 
 
 def run_args(name: str, *options: str, on: str = "web", command: str = "sleep 1d") -> list[str]:
@@ -168,7 +180,7 @@ def files(host: Host) -> list[Path]:
 
 def leaks(lab: Lab) -> list[str]:
     """What is left of networks and containers in the store and on the hosts, when all were removed."""
-    kept = ("/qnet/v1/hosts/",)
+    kept = ("/qnet/v1/hosts/", "/qnet/v1/tenants/", "/qnet/v1/segments/")
     left = [one for one in records(lab).values() if not one.key.startswith(kept) and "/resting/" not in one.key]
     found = [f"{one.key} {one.value.decode(errors='replace')}" for one in left]
     for host in lab.hosts:

@@ -363,6 +363,7 @@ def test_half_sent_requests(host: Host) -> None:
 
 def test_a_pool_that_no_network_has_is_given_back(lab: Lab, hosts: list[Host]) -> None:
     """The engine died between RequestPool and the rest of `network create`, say."""
+    kit.tenants(hosts[0], "a")
     body = json.dumps(CALLS["IpamDriver.RequestPool"]).encode()
     status, _, _ = exchange(hosts[0], request("IpamDriver.RequestPool", body))
     assert status == 200

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from tests.e2e import kit
 from tests.e2e.kit import (
     CREATE,
     DUAL,
@@ -77,6 +78,7 @@ def test_without_the_ipam_driver_docker_says_what_to_type(lab: Lab, hosts: list[
     for word, value in itertools.pairwise(words):
         if word.startswith("-") and not value.startswith("-"):
             assert [word, value] in [typed[at : at + 2] for at in range(len(typed))], f"{word} {value} is lost: {said}"
+    kit.tenants(host, "blue")
     host.docker(*typed[1:-1], "web")
     run(host, "aa")
 

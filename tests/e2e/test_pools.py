@@ -148,6 +148,7 @@ def test_an_overlapping_subnet_is_refused(hosts: list[Host], other: str) -> None
 
 
 def test_one_subnet_in_two_tenants(lab: Lab, hosts: list[Host]) -> None:
+    kit.tenants(hosts[0], "red", "blue")
     macs = {}
     for tenant, host in (("red", hosts[0]), ("blue", hosts[1])):
         network(host, "web", "--ipam-opt", f"tenant={tenant}", "-o", f"tenant={tenant}")

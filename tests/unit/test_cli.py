@@ -257,6 +257,8 @@ def test_pool_create_twice_says_that_it_is_kept(cluster: Cluster) -> None:
 
 
 def test_the_same_subnet_may_exist_in_two_tenants(busy: Cluster) -> None:
+    assert "tenant blue does not exist" in busy.refused("pool", "create", SUBNET, "--tenant", "blue")
+    busy.json("tenant", "create", "blue", "--untagged")
     assert busy.json("pool", "create", SUBNET, "--tenant", "blue")["tenant"] == "blue"
 
 
@@ -704,3 +706,51 @@ def test_version() -> None:
 )
 def test_human_numbers(number: int, text: str) -> None:
     assert human(number) == text
+
+
+def test_a_tenant_from_its_creation_to_its_removal(cluster: Cluster) -> None:
+    made = cluster.qnet("tenant", "create", "shop", "--vlan", "100", "--supernet", "10.100.0.0/16")
+    assert made.stdout == "tenant shop created with VLAN 100\n"
+    lab = cluster.json("tenant", "create", "lab", "--vlan", "auto", "--vni", "auto", "--max-networks", "3")
+    assert (lab["vlan"], lab["vni"], lab["max_networks"], lab["max_addresses"]) == (2, 4096, 3, 0)
+    assert [one["name"] for one in cluster.json("tenant", "ls")] == ["default", "lab", "shop"]
+    table = cluster.qnet("tenant", "ls").stdout.splitlines()
+    assert table[0].split("  ")[0] == "NAME"
+    assert table[3].split() == ["shop", "100", "-", "10.100.0.0/16", "no", "limit", "no", "limit"]
+    assert cluster.qnet("tenant", "set", "shop", "--vlan", "none", "--vni", "77").stdout.endswith("with VNI 77\n")
+    cluster.pool("10.100.1.0/24", tenant="shop")
+    assert cluster.json("tenant", "inspect", "shop")["has"] == ["pool 10.100.1.0/24 (0 addresses)"]
+    assert "Has:" in cluster.qnet("tenant", "inspect", "shop").stdout
+    said = "while it has pool 10.100.1.0/24 (0 addresses)"
+    assert f"tenant shop cannot be removed {said}" in cluster.refused("tenant", "rm", "shop", "--yes")
+    assert f"tenant shop cannot be renamed {said}" in cluster.refused("tenant", "rename", "shop", "store")
+    cluster.store.delete(schema.pool_key("shop", "10.100.1.0/24"))
+    assert cluster.qnet("tenant", "rename", "shop", "store").stdout == "tenant shop renamed to store\n"
+    assert "remove tenant store with VNI 77?" in cluster.refused("tenant", "rm", "store")
+    assert cluster.qnet("tenant", "rm", "store", answer="y\n").stdout == "tenant store removed\n"
+    cluster.qnet("tenant", "rm", "lab", "--yes")
+    assert cluster.content() == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("create", "shop"), "without a tag would share its parents' frames with others: add --vlan auto"),
+        (("create", "shop", "--untagged", "--vlan", "5"), "leave out one of them"),
+        (("create", "Shop", "--vlan", "5"), "'Shop' is no tenant"),
+        (("create", "shop", "--vlan", "4095"), "VLAN 4095: a number from 1 to 4094, auto or none"),
+        (("create", "shop", "--vlan", "5", "--supernet", "10.0.0.1/8"), "supernet '10.0.0.1/8' is no subnet"),
+        (("set", "shop", "--vlan", "5"), "tenant shop does not exist: make it with qnet tenant create shop"),
+        (("set", "default"), "nothing to change"),
+        (("rm", "default", "--yes"), "tenant default is always there"),
+        (("inspect", "shop"), "tenant shop does not exist"),
+    ],
+)
+def test_wrong_tenants_are_refused(cluster: Cluster, words: tuple[str, ...], says: str) -> None:
+    assert says in cluster.refused("tenant", *words)
+
+
+def test_a_tag_is_a_number_auto_or_none(cluster: Cluster) -> None:
+    result = cluster.qnet("tenant", "create", "shop", "--vlan", "many")
+    assert result.exit_code == 2
+    assert "'many' is no number, auto or none" in result.stderr

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from plugins.ipam.model import PoolId, Span, mac_of, parse_exclusion, parse_pool_id, parse_tenant
+from plugins.ipam.model import PoolId, Span, mac_of, parse_exclusion, parse_pool_id
 from plugins.ipam.pools import Occupancy, capacity, carve, overlapping
 from qnet.errors import InvalidRequest
+from qnet.tenants import parse_tenant
 
 V4 = ipaddress.ip_network("10.77.0.0/24")
 V6 = ipaddress.ip_network("fd00:77::/64")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -14,10 +15,11 @@ from plugins.ipam.journal import Entry
 from plugins.ipam.model import IPAddress
 from plugins.ipam.openpool import OpenPool, Stored
 from qnet import schema
-from qnet.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, Unavailable
 from qnet.schema import AddressRecord, PoolRecord
 from qnet.store.base import Put, RangeResult, Txn
 from qnet.store.memory import MemoryStore
+from qnet.tenants import Change
 from tests.unit.world import GRACE, Clock, Container, Host, records
 
 SUBNET = "10.77.0.0/24"
@@ -164,6 +166,8 @@ def test_lost_use_is_written_anew(world: World) -> None:
 
 
 def test_two_tenants_may_have_one_subnet(world: World) -> None:
+    for tenant in ("shop", "lab"):
+        world.one.tenant(tenant)
     world.one.network("a", SUBNET, tenant="shop")
     world.one.network("b", SUBNET, tenant="lab")
     first, second = Container("c1", "10.77.0.9"), Container("c2", "10.77.0.9")
@@ -181,6 +185,7 @@ def test_carved_subnets_differ_and_avoid_routes(world: World) -> None:
 
 
 def test_carving_needs_a_supernet(world: World) -> None:
+    world.one.tenant("poor")
     with pytest.raises(InvalidRequest, match="tenant poor has no IPv4 supernet"):
         world.one.network("a", "", tenant="poor")
 
@@ -540,3 +545,62 @@ def test_an_address_left_in_a_pool_that_the_host_no_longer_uses_is_released(worl
     assert address in records(world.store, "default", SUBNET)
     world.one.repaired()
     assert world.store.count(schema.ROOT) == 0
+
+
+def test_a_tenant_must_exist(world: World) -> None:
+    with pytest.raises(NotFound, match="tenant shpo does not exist: make it with qnet tenant create shpo"):
+        world.one.network("a", SUBNET, tenant="shpo")
+    assert world.store.count(schema.ROOT) == 0
+
+
+def test_a_tenant_that_is_removed_meanwhile_gets_no_pool(world: World) -> None:
+    world.one.tenant("shop")
+    world.one.uses._store = Between(world.store, lambda: world.two.tenants.remove("shop"))
+    with pytest.raises(NotFound, match="tenant shop does not exist"):
+        world.one.network("a", SUBNET, tenant="shop")
+    assert world.store.count(schema.ROOT) == 0
+
+
+def test_subnets_lie_in_the_supernets_of_their_tenant(world: World) -> None:
+    world.one.tenant("shop", supernets=("10.100.0.0/16", "fd00:100::/32"))
+    with pytest.raises(InvalidRequest, match=r"10\.77\.0\.0/24 is not inside the supernets of tenant shop: 10\.100"):
+        world.one.network("a", SUBNET, tenant="shop")
+    assert world.one.network("a", "10.100.7.0/24", tenant="shop") == "shop/10.100.7.0/24"
+    carved = world.one.network("b", "", tenant="shop")
+    assert ip_network(carved.removeprefix("shop/")).subnet_of(ip_network("10.100.0.0/16"))
+    world.one.tenants.change("shop", Change(supernets=("10.100.0.0/16",)))
+    assert world.one.network("c", "fd00:1::/64", tenant="shop") == "shop/fd00:1::/64"
+
+
+def test_a_tenant_has_no_more_networks_than_it_may(world: World) -> None:
+    world.one.tenant("shop", max_networks=2)
+    world.one.network("a", "10.1.0.0/24", tenant="shop")
+    world.two.network("a", "10.1.0.0/24", tenant="shop")
+    world.two.network("b", "10.2.0.0/24", tenant="shop")
+    with pytest.raises(Exhausted, match=r"tenant shop has 2 of 2 networks: .*--max-networks 3"):
+        world.one.network("c", "10.3.0.0/24", tenant="shop")
+    world.one.network("b", "10.2.0.0/24", tenant="shop")
+
+
+def test_a_tenant_has_no_more_addresses_than_it_may(world: World) -> None:
+    """Over all its pools and hosts; what it has already is neither lost nor refused to an engine that asks again."""
+    world.one.tenant("shop", max_addresses=4)
+    world.one.network("a", "10.1.0.0/24", tenant="shop")
+    world.two.network("b", "10.2.0.0/24", tenant="shop")
+    first = Container("c1", "10.1.0.9")
+    world.one.start_container("a", first)
+    world.two.start_container("b", Container("c2"))
+    for host, box in ((world.one, Container("c3", "10.1.0.10")), (world.two, Container("c4"))):
+        before = world.store.count(schema.CONTENTS)
+        with pytest.raises(Exhausted, match="tenant shop has all of the 4 addresses that it may have"):
+            host.start_container("a" if host is world.one else "b", box)
+        assert world.store.count(schema.CONTENTS) == before
+    world.one.restart_engine()
+    world.one.stop_container(first)
+    world.one.start_container("a", first)
+    world.one.tenants.change("shop", Change(max_addresses=5))
+    for _ in range(50):
+        if world.two.service._quota.limit("shop") == 5:
+            break
+        time.sleep(0.02)
+    world.two.start_container("b", Container("c4"))

@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 from plugins.ipam.endpoints import Endpoints
 from plugins.ipam.holds import Holds
@@ -22,6 +23,7 @@ from qnet.errors import Unavailable
 from qnet.schema import AddressRecord
 from qnet.store.base import Store
 from qnet.store.commit import GroupCommit
+from qnet.tenants import Change, Tenants
 
 GRACE = 10.0
 SUPERNETS = {"default": (ip_network("10.200.0.0/20"), ip_network("fd00:200::/48"))}
@@ -114,8 +116,9 @@ class Host:
         rng = random.Random(self.seed)
         now = "2026-01-01T00:00:00+00:00".__str__
         self.repository = Repository(self.store, GroupCommit(self.store), self.name, 60, rng)
+        self.tenants = Tenants(self.store, now)
         carving = Carving(SUPERNETS, 24, 64)
-        self.uses = Uses(self.repository, carving, lambda: (), now, rng)
+        self.uses = Uses(self.repository, self.tenants, carving, lambda: (), now, rng)
         self.journal = Journal(self.folder / f"{self.name}.journal")
         holds = Holds(self.repository, _Asked(self.engine), now, lambda: None)
         self.service = Service(self.repository, self.uses, holds, self.journal, lambda: None, now, sleep=lambda _: None)
@@ -138,6 +141,10 @@ class Host:
         """Let the copies catch up, so that what is picked depends on nothing but the seed."""
         for pool in self.repository.opened():
             pool.catch_up(5.0)
+
+    def tenant(self, name: str, **fields: Any) -> None:
+        """`qnet tenant create --untagged`."""
+        self.tenants.create(name, Change(**fields))
 
     def network(self, name: str, subnet: str, gateway: str = "", **options: str) -> str:
         """`docker network create`; returns the pool's id."""

@@ -1,0 +1,199 @@
+"""Networks on the VLAN of their tenant: which link they stand on, who makes it, and when it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.network import plan
+from plugins.network.model import Subnet
+from plugins.network.plan import Link, Macvlan, Shim, Vlan
+from plugins.network.repository import Registry, Repository
+from plugins.network.service import Service
+from qnet.errors import InvalidRequest, NotFound, Unsupported
+from qnet.store.memory import MemoryStore
+from qnet.tenants import Change, Tenants
+
+SUBNET = (Subnet("10.100.1.0/24", "10.100.1.1"),)
+ETH1 = Link("eth1", "veth", up=True, mtu=1500)
+
+
+class Kernel:
+    """The kernel's links as values; `fails` is what the next one to be made ends with."""
+
+    def __init__(self) -> None:
+        self.links = {"eth1": ETH1}
+        self.fails: Exception | None = None
+
+    def all(self) -> dict[str, Link]:
+        return dict(self.links)
+
+    def add(self, link: Macvlan) -> None:
+        self.links[link.name] = Link(link.name, "macvlan", up=False, mtu=1500, parent=link.parent)
+
+    def add_vlan(self, link: Vlan) -> None:
+        if self.fails:
+            raise self.fails
+        made = Link(link.name, "vlan", up=True, mtu=1500, parent=link.trunk, vlan=link.vlan, ours=True)
+        self.links.setdefault(link.name, made)
+
+    def delete(self, name: str) -> bool:
+        return self.links.pop(name, None) is not None
+
+    def sync(self, shim: Shim) -> None:
+        self.add(shim.link)
+
+    def by_hand(self, name: str, vlan: int, trunk: str = "eth1") -> None:
+        self.links[name] = Link(name, "vlan", up=True, mtu=1500, parent=trunk, vlan=vlan)
+
+
+class Addresses:
+    """Gives every address; `fails` is what an auxiliary address ends with."""
+
+    fails: Exception | None = None
+
+    def check_pool(self, tenant: str, subnet: str) -> None:
+        pass
+
+    def auxiliary(self, tenant: str, subnet: str, addresses: Any) -> None:
+        if self.fails:
+            raise self.fails
+
+
+class Bench:
+    """The network service of one host on fakes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.kernel, self.addresses = MemoryStore(), Kernel(), Addresses()
+        self.tenants = Tenants(self.store, lambda: "")
+        self.tenants.create("shop", Change(vlan=100))
+        self.tenants.create("lab", Change(vlan=200))
+        self.tenants.create("plain", Change())
+        self.repository = Repository(folder / "state", folder / "run")
+        registry = Registry(self.store, "host1")
+        self.service = Service(self.repository, registry, self.kernel, self.addresses, self.tenants, "eth1")  # type: ignore[arg-type]
+
+    def create(self, network: str, tenant: str, **options: str) -> None:
+        generic = {"com.docker.network.generic": {"tenant": tenant, **options}}
+        self.service.create_network(network, generic, SUBNET, ["qnet"])
+
+    def parent(self, network: str) -> str:
+        return self.repository.network(network).parent
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_sub_interface_lives_from_its_first_network_to_its_last(bench: Bench) -> None:
+    bench.create("a", "shop")
+    bench.create("b", "lab")
+    bench.create("c", "shop")
+    assert (bench.parent("a"), bench.parent("b"), bench.parent("c")) == ("eth1.100", "eth1.200", "eth1.100")
+    bench.service.delete_network("a")
+    assert set(bench.kernel.links) == {"eth1", "eth1.100", "eth1.200"}
+    bench.service.delete_network("c")
+    bench.service.delete_network("b")
+    assert set(bench.kernel.links) == {"eth1"}
+
+
+def test_the_last_network_may_go_while_the_next_is_made(bench: Bench) -> None:
+    bench.create("a", "shop")
+    ready = [lambda: bench.service.delete_network("a")]
+    bench.addresses.auxiliary = lambda *_: ready.pop()()  # type: ignore[method-assign]
+    bench.create("b", "shop")
+    assert set(bench.kernel.links) == {"eth1", "eth1.100"}
+
+
+@pytest.mark.parametrize("name", ["eth1.100", "shop0"])
+def test_one_that_was_there_is_used_and_stays(bench: Bench, name: str) -> None:
+    bench.kernel.by_hand(name, 100)
+    bench.create("a", "shop")
+    assert bench.parent("a") == name
+    bench.service.delete_network("a")
+    assert set(bench.kernel.links) == {"eth1", name}
+
+
+def test_tagged_and_untagged_networks_share_a_parent(bench: Bench) -> None:
+    bench.create("a", "plain")
+    bench.create("b", "shop")
+    assert (bench.parent("a"), bench.parent("b")) == ("eth1", "eth1.100")
+
+
+def test_the_own_sub_interface_may_be_named(bench: Bench) -> None:
+    bench.kernel.by_hand("eth1.100", 100)
+    bench.create("a", "shop", parent="eth1.100")
+    assert bench.parent("a") == "eth1.100"
+
+
+@pytest.mark.parametrize(
+    ("tenant", "vlan", "says"),
+    [
+        ("shop", 200, "parent by-hand carries VLAN 200 of tenant lab, and tenant shop has VLAN 100: .* -o parent=eth1"),
+        ("plain", 200, "parent by-hand carries VLAN 200 of tenant lab, and tenant plain has no VLAN"),
+        ("shop", 300, "parent by-hand carries VLAN 300, and tenant shop has VLAN 100"),
+    ],
+)
+def test_the_segment_of_another_is_refused(bench: Bench, tenant: str, vlan: int, says: str) -> None:
+    bench.kernel.by_hand("by-hand", vlan)
+    with pytest.raises(InvalidRequest, match=says):
+        bench.create("a", tenant, parent="by-hand")
+    assert bench.repository.networks.all() == ()
+
+
+def test_a_vlan_that_no_tenant_has_may_be_a_parent_without_a_tag(bench: Bench) -> None:
+    bench.kernel.by_hand("eth1.300", 300)
+    bench.create("a", "plain", parent="eth1.300")
+    assert bench.parent("a") == "eth1.300"
+
+
+def test_an_unknown_tenant_has_no_networks(bench: Bench) -> None:
+    with pytest.raises(NotFound, match="tenant shpo does not exist"):
+        bench.create("a", "shpo")
+
+
+def fail_in_the_kernel(bench: Bench) -> None:
+    bench.kernel.fails = Unsupported("this kernel has no 802.1q")
+
+
+def fail_later(bench: Bench) -> None:
+    bench.addresses.fails = InvalidRequest("later")
+
+
+@pytest.mark.parametrize("fault", [fail_in_the_kernel, fail_later])
+def test_a_network_that_fails_leaves_nothing(bench: Bench, fault: Callable[[Bench], None]) -> None:
+    fault(bench)
+    with pytest.raises(InvalidRequest):
+        bench.create("a", "shop")
+    assert set(bench.kernel.links) == {"eth1"}
+    assert bench.repository.networks.all() == ()
+
+
+def test_a_reboot_brings_it_back(bench: Bench) -> None:
+    bench.create("a", "shop")
+    bench.create("b", "plain")
+    bench.kernel.links = {"eth1": ETH1}
+    for network in ("a", "b", "gone"):
+        bench.service.sync_segment(network)
+    assert set(bench.kernel.links) == {"eth1", "eth1.100"}
+
+
+def test_names_fit_whatever_the_parent(bench: Bench) -> None:
+    names = {plan.sub_interface(trunk, 4094, {}).name for trunk in ("enp12s0f0np0", "enp12s0f0np1", "bond0", "e" * 15)}
+    assert len(names) == 4
+    assert "bond0.4094" in names
+    assert all(len(name) <= 15 for name in names)
+
+
+def test_sub_interfaces_that_nothing_needs_are_left_over(bench: Bench) -> None:
+    bench.create("a", "shop")
+    ours = Link("eth1.300", "vlan", up=True, mtu=1500, parent="eth1", vlan=300, ours=True)
+    above = Link("qn-1", "macvlan", up=True, mtu=1500, parent="eth1.300")
+    half_made = Link(plan.UNFINISHED, "vlan", up=False, mtu=1500, parent="eth1", vlan=5)
+    links = [*bench.kernel.links.values(), ours, above, half_made, replace(ours, name="eth1.400", ours=False)]
+    assert plan.left_over(links, bench.repository.networks.all(), ()) == ["qn-1", "eth1.300", plan.UNFINISHED]
