@@ -25,10 +25,13 @@ from plugins.ipam.repair import Repair as AddressRepair
 from plugins.ipam.repository import Repository as Addresses
 from plugins.ipam.service import Service as Ipam
 from plugins.ipam.uses import Carving, Uses
+from plugins.network.filters import Filters
+from plugins.network.guards import Guards
 from plugins.network.links import Links
 from plugins.network.repair import Repair as NetworkRepair
 from plugins.network.repository import Registry
 from plugins.network.repository import Repository as Networks
+from plugins.network.segments import Segments
 from plugins.network.service import Service as Network
 from plugins.repair import RepairLoop
 from qnet.connect import open_store
@@ -64,13 +67,17 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     endpoints = Endpoints(addresses, uses, now)
 
     networks, registry = Networks(state_dir, run_dir), Registry(store, host)
-    network = Network(networks, registry, links, endpoints, tenants, config.network.parent)
+    filters = Filters()
+    segments = Segments(networks, links, filters, tenants)
+    network = Network(networks, registry, links, filters, endpoints, segments, config.network.parent)
 
     grace = config.ipam.grace
     loop = RepairLoop(
         engine,
         AddressRepair(addresses, uses, ipam, journal, InProgress(engine), now, grace),
-        NetworkRepair(networks, registry, network, links, InProgress(engine), grace),
+        NetworkRepair(
+            networks, registry, network, segments, Guards(networks, filters), links, InProgress(engine), grace
+        ),
         host_name.claim,
         poke,
         config.ipam.repair_interval,

@@ -131,6 +131,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     name: str = ""
     gateways: tuple[str, ...] = ()
     driver_mode: str = "macvlan"
+    vlan: int = 0
     parent: str = ""
     macvlan_mode: str = "bridge"
     mtu: int = 0

@@ -73,7 +73,7 @@ def _summary(group: Sequence[NetworkRecord]) -> dict[str, str | list[str]]:
         "tenant": first.tenant,
         "subnets": list(first.subnets),
         "parents": sorted({one.parent for one in group}),
-        "modes": sorted({one.macvlan_mode for one in group}),
+        "modes": sorted({_mode(one) for one in group}),
         "hosts": sorted(one.host for one in group),
     }
 
@@ -91,9 +91,14 @@ def _fields(one: NetworkRecord) -> Iterable[tuple[str, str]]:
         ("Tenant", one.tenant),
         ("Subnets", ", ".join(one.subnets)),
         ("Gateways", ", ".join(one.gateways)),
-        ("Driver", f"{one.driver_mode}, {one.macvlan_mode}"),
-        ("Parent", one.parent),
+        ("Driver", _mode(one)),
+        ("Parent", f"{one.parent} (VLAN {one.vlan})" if one.vlan else one.parent),
         ("Mtu", str(one.mtu or "the parent's")),
         ("Options", ", ".join(flags)),
         ("Host's own", ", ".join(one.host_addresses)),
     )
+
+
+def _mode(network: NetworkRecord) -> str:
+    macvlan = network.driver_mode == "macvlan"
+    return f"{network.driver_mode}, {network.macvlan_mode}" if macvlan else network.driver_mode

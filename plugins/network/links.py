@@ -8,12 +8,13 @@ import logging
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from plugins.network.plan import UNFINISHED, Link, Macvlan, Shim, Vlan, host_prefix
+from plugins.network.plan import UNFINISHED, Bridge, Link, Macvlan, Shim, Veth, Vlan, host_prefix
 from qnet.errors import Conflict, InvalidRequest, QnetError, Unavailable, Unsupported
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,27 @@ class Links:
         names = {entry["index"]: entry.get_attr("IFLA_IFNAME") for entry in entries}
         return {names[entry["index"]]: _link(entry, names) for entry in entries}
 
-    def add(self, link: Macvlan) -> None:
-        """Make a macvlan link, down, in place of one of that name that was left behind.
+    def addresses(self, name: str) -> Collection[str]:
+        """The addresses that the host has on a link, without those that the link gave itself."""
+        with _netlink(f"list the addresses of {name}") as netlink:
+            index = _index(netlink, name)
+            found = [] if index is None else [entry.get_attr("IFA_ADDRESS") for entry in netlink.get_addr(index=index)]
+        return [text for text in found if not ipaddress.ip_address(text).is_link_local]
+
+    def add(self, link: Macvlan | Veth) -> None:
+        """Make an endpoint's link, down, in place of one of that name that was left behind.
 
         Raises:
             Conflict: its MAC address is another's on this parent, or the parent is taken by a passthru link.
             InvalidRequest: the parent is gone.
-            Unsupported: the kernel has no macvlan.
+            Unsupported: the kernel has no such links.
         """
+        if isinstance(link, Macvlan):
+            self._add_macvlan(link)
+        else:
+            self._add_veth(link)
+
+    def _add_macvlan(self, link: Macvlan) -> None:
         with _netlink(f"make link {link.name} on {link.parent}") as netlink:
             parent = _index(netlink, link.parent)
             if parent is None:
@@ -53,13 +67,55 @@ class Links:
             wanted: dict[str, Any] = {"macvlan_mode": link.mode}
             wanted |= {"mtu": link.mtu} if link.mtu else {}
             wanted |= {"address": link.mac} if link.mac else {}
-            try:
-                netlink.link("add", ifname=link.name, kind="macvlan", link=parent, **wanted)
-            except NetlinkError as error:
-                if error.code != errno.EEXIST:
-                    raise
-                self.delete(link.name)
-                netlink.link("add", ifname=link.name, kind="macvlan", link=parent, **wanted)
+            _make(netlink, {link.name}, kind="macvlan", ifname=link.name, link=parent, **wanted)
+
+    def _add_veth(self, link: Veth) -> None:
+        with _netlink(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink:
+            bridge = _index(netlink, link.bridge)
+            if bridge is None:
+                raise InvalidRequest(f"bridge {link.bridge!r} does not exist on this host any more")
+            mtu = link.mtu or netlink.get_links(bridge)[0].get_attr("IFLA_MTU")
+            peer = {"ifname": link.peer, "mtu": mtu} | ({"address": link.mac} if link.mac else {})
+            _make(netlink, {link.name, link.peer}, kind="veth", ifname=link.name, mtu=mtu, peer=peer)
+
+    def attach(self, link: Veth) -> None:
+        """Make the host's end of a pair a port of its bridge: frames flow from now on. Raises InvalidRequest."""
+        with _netlink(f"make {link.name} a port of {link.bridge}") as netlink:
+            index, bridge = _index(netlink, link.name), _index(netlink, link.bridge)
+            if index is None or bridge is None:
+                raise InvalidRequest(f"{link.name} or {link.bridge} does not exist on this host any more")
+            _no_ipv6(link.name)
+            netlink.link("set", index=index, master=bridge, state="up")
+
+    def add_bridge(self, bridge: Bridge) -> bool:
+        """Make a bridge, down, if it is not there, and its port a port of it. Returns whether it was made.
+
+        Raises:
+            InvalidRequest: the port is gone.
+            Conflict: the port is used by another kind of link.
+        """
+        what = f"make bridge {bridge.name} over {bridge.port}"
+        with self._making, _netlink(what, "bridges", "bridge") as netlink:
+            port = _index(netlink, bridge.port)
+            if port is None:
+                raise InvalidRequest(f"parent {bridge.port!r} does not exist on this host any more")
+            index = _index(netlink, bridge.name)
+            made = index is None
+            if index is None:
+                mtu = netlink.get_links(port)[0].get_attr("IFLA_MTU")
+                netlink.link("add", ifname=bridge.name, kind="bridge", br_stp_state=0, br_forward_delay=0, mtu=mtu)
+                index = netlink.link_lookup(ifname=bridge.name)[0]
+            _no_ipv6(bridge.name)
+            if netlink.get_links(port)[0].get_attr("IFLA_MASTER") != index:
+                netlink.link("set", index=port, master=index)
+            netlink.link("set", index=port, state="up")
+        return made
+
+    def bring_up(self, name: str) -> None:
+        """Let frames flow over a link, if it is there."""
+        with _netlink(f"bring up {name}") as netlink:
+            for index in netlink.link_lookup(ifname=name):
+                netlink.link("set", index=index, state="up")
 
     def add_vlan(self, link: Vlan) -> None:
         """Make the sub-interface of a VLAN if it is not there, marked as ours, and bring it up.
@@ -100,12 +156,14 @@ class Links:
 
     def sync(self, shim: Shim) -> None:
         """Make the host's own link on a network as it should be: there, up, with its addresses and routes."""
-        if shim.link.name not in self.all():
+        if shim.name not in self.all():
             self.add(shim.link)
-        with _netlink(f"set up {shim.link.name}") as netlink:
-            index = _index(netlink, shim.link.name)
+            if isinstance(shim.link, Veth):
+                self.attach(shim.link)
+        with _netlink(f"set up {shim.name}") as netlink:
+            index = _index(netlink, shim.name)
             if index is None:
-                raise Unavailable(f"link {shim.link.name} vanished while it was set up; try again")
+                raise Unavailable(f"link {shim.name} vanished while it was set up; try again")
             netlink.link("set", index=index, state="up")
             for address in shim.addresses:
                 parsed = ipaddress.ip_address(address)
@@ -171,6 +229,26 @@ def _translated(what: str, error: NetlinkError, feature: str, module: str) -> Qn
     if error.code == errno.EINVAL:
         return InvalidRequest(f"{reason}: the kernel refuses this combination of parent, mode and mtu")
     return Unavailable(f"{reason}: {error}")
+
+
+def _make(netlink: IPRoute, names: Collection[str], **wanted: Any) -> None:
+    """Make links, in place of any of their names that were left behind."""
+    try:
+        netlink.link("add", **wanted)
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+        for name in names:
+            for index in netlink.link_lookup(ifname=name):
+                netlink.link("del", index=index)
+        netlink.link("add", **wanted)
+
+
+def _no_ipv6(name: str) -> None:
+    """The host has nothing to say on a link that only carries the frames of others, not even its own address."""
+    knob = Path("/proc/sys/net/ipv6/conf") / name / "disable_ipv6"
+    if knob.exists():
+        knob.write_text("1")
 
 
 def _index(netlink: IPRoute, name: str) -> int | None:

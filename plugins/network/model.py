@@ -14,7 +14,9 @@ from qnet.tenants import DEFAULT, parse_tenant
 
 MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
-OPTIONS = ("parent", "macvlan_mode", "mtu", "host_access", "tenant")
+ModeName: TypeAlias = Literal["macvlan", "bridge"]
+MODE_NAMES: tuple[str, ...] = get_args(ModeName)
+OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant")
 MIN_MTU = {4: 68, 6: 1280}
 MAX_MTU = 65535
 
@@ -35,7 +37,8 @@ class Subnet(msgspec.Struct, frozen=True):
 class Network(msgspec.Struct, frozen=True, kw_only=True):
     """A network of this host's engine, as it is kept on disk. `mtu` 0: the parent's.
 
-    With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`.
+    With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`. In mode bridge, `bridge` joins the
+    endpoints; it is the parent itself if that is one.
     """
 
     v: int = 1
@@ -50,6 +53,9 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     host_addresses: tuple[str, ...] = ()
     trunk: str = ""
     vlan: int = 0
+    mode: ModeName = "macvlan"
+    bridge: str = ""
+    spoof_check: bool = True
 
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
@@ -86,6 +92,8 @@ class Ask(msgspec.Struct, frozen=True):
     mtu: int
     internal: bool
     host_access: bool
+    mode: ModeName = "macvlan"
+    spoof_check: bool = True
 
 
 def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
@@ -118,19 +126,31 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
         InvalidRequest: naming the option, its value and what is allowed.
     """
     given, internal = parse_options(options)
-    mode = given.get("macvlan_mode", "bridge")
-    if mode not in MACVLAN_MODES:
-        raise InvalidRequest(f"-o macvlan_mode={mode[:32]}: no such mode; there are: {', '.join(MACVLAN_MODES)}")
+    mode = given.get("mode", "macvlan")
+    if mode not in MODE_NAMES:
+        raise InvalidRequest(f"-o mode={mode[:32]}: no such mode; there are: {', '.join(MODE_NAMES)}")
+    for option, needs in (("macvlan_mode", "macvlan"), ("spoof_check", "bridge")):
+        if option in given and mode != needs:
+            raise InvalidRequest(
+                f"-o {option}={given[option][:32]} needs mode={needs}: networks of mode {mode} have none"
+            )
+    macvlan = given.get("macvlan_mode", "bridge")
+    if macvlan not in MACVLAN_MODES:
+        raise InvalidRequest(f"-o macvlan_mode={macvlan[:32]}: no such mode; there are: {', '.join(MACVLAN_MODES)}")
     host_access = _flag("host_access", given.get("host_access", "false"))
-    if host_access and mode != "bridge":
-        raise InvalidRequest(f"-o host_access=true needs macvlan_mode=bridge: in mode {mode} nothing reaches the host")
+    if host_access and macvlan != "bridge":
+        raise InvalidRequest(
+            f"-o host_access=true needs macvlan_mode=bridge: in mode {macvlan} nothing reaches the host"
+        )
     tenant = parse_tenant(given.get("tenant", DEFAULT))
     return Ask(
         id=network,
         tenant=tenant,
         subnets=tuple(subnets),
         parent=given.get("parent", "") or parent,
-        macvlan_mode=mode,  # type: ignore[arg-type]
+        mode=mode,  # type: ignore[arg-type]
+        spoof_check=_flag("spoof_check", given.get("spoof_check", "true")),
+        macvlan_mode=macvlan,  # type: ignore[arg-type]
         mtu=_mtu(given.get("mtu", "0"), subnets),
         internal=internal,
         host_access=host_access,

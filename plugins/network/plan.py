@@ -10,8 +10,12 @@ from hashlib import blake2s
 from plugins.network.model import Ask, Endpoint, Network
 from qnet.errors import InvalidRequest
 
-ENDPOINT_PREFIX = "qn-"
-SHIM_PREFIX = "qh-"
+ENDPOINT_PREFIX = "qn-"  # an endpoint's link, or the host's end of it
+CONTAINER_PREFIX = "qc-"  # the other end of a pair, until the engine moves it
+OWN_PREFIX = "qh-"  # the host's own link on a network
+PORT_PREFIX = "qp-"  # the other end of that, if it is a pair
+BRIDGE_PREFIX = "qb-"
+PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX)
 UNFINISHED = "qt-unfinished"  # a sub-interface that is not marked as ours yet
 NAME_LENGTH = 15
 
@@ -42,6 +46,44 @@ class Macvlan:
     mtu: int
     mac: str = ""
 
+    @property
+    def moved(self) -> str:
+        """What the engine moves into the container."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A bridge without spanning tree, with one link of the host as a port."""
+
+    name: str
+    port: str
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """A pair of links: `name` becomes a port of a bridge, `peer` has the MAC address. `mtu` 0: the bridge's."""
+
+    name: str
+    peer: str
+    bridge: str
+    mtu: int
+    mac: str = ""
+
+    @property
+    def moved(self) -> str:
+        """What the engine moves into the container."""
+        return self.peer
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Who an endpoint may claim to be, checked at a device of the host that all its frames pass."""
+
+    device: str
+    mac: str
+    addresses: tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Vlan:
@@ -54,9 +96,10 @@ class Vlan:
 
 @dataclass(frozen=True, slots=True)
 class Shim:
-    """The host's own link on a network: its addresses, and the local containers' addresses that it routes to."""
+    """The host's own link on a network, its addresses, and those of local containers that it routes to."""
 
-    link: Macvlan
+    name: str
+    link: Macvlan | Veth
     addresses: tuple[str, ...]
     routes: frozenset[str]
 
@@ -66,9 +109,31 @@ def endpoint_link(endpoint: str) -> str:
     return (ENDPOINT_PREFIX + endpoint)[:NAME_LENGTH]
 
 
-def shim_link(network: str) -> str:
+def container_end(endpoint: str) -> str:
+    """The name of the other end of an endpoint's pair while the host has it."""
+    return (CONTAINER_PREFIX + endpoint)[:NAME_LENGTH]
+
+
+def own_link(network: str) -> str:
     """The name of the host's own link on a network."""
-    return (SHIM_PREFIX + network)[:NAME_LENGTH]
+    return (OWN_PREFIX + network)[:NAME_LENGTH]
+
+
+def own_port(network: str) -> str:
+    """The name of the other end of the host's own pair on a network."""
+    return (PORT_PREFIX + network)[:NAME_LENGTH]
+
+
+def bridge_over(link: Link) -> str:
+    """The name of the bridge that a link is to be a port of: the link itself, if it is a bridge."""
+    if link.kind == "bridge":
+        return link.name
+    name = BRIDGE_PREFIX + link.name
+    return name if len(name) <= NAME_LENGTH else BRIDGE_PREFIX + _short(link.name)
+
+
+def _short(name: str) -> str:
+    return blake2s(name.encode(), digest_size=4).hexdigest()
 
 
 def sub_interface(trunk: str, vlan: int, links: Mapping[str, Link]) -> Vlan:
@@ -78,12 +143,12 @@ def sub_interface(trunk: str, vlan: int, links: Mapping[str, Link]) -> Vlan:
             return Vlan(link.name, trunk, vlan)
     name = f"{trunk}.{vlan}"
     if len(name) > NAME_LENGTH:
-        name = f"qv{blake2s(trunk.encode(), digest_size=4).hexdigest()}.{vlan}"
+        name = f"qv{_short(trunk)}.{vlan}"
     return Vlan(name, trunk, vlan)
 
 
-def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network]) -> None:
-    """Whether a network can stand on its parent.
+def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network], *, trunk: bool = False) -> None:
+    """Whether a network can stand on its parent; as a trunk: on a sub-interface of it, which minds nobody beside it.
 
     Raises:
         InvalidRequest: saying what is wrong with it and which links could be one.
@@ -94,13 +159,25 @@ def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network])
     link = links.get(ask.parent)
     if link is None:
         raise InvalidRequest(f"parent {ask.parent[:64]!r} does not exist on this host; links: {could}")
-    reason = _unfit(link)
+    if not trunk:
+        _check_beside(ask, [other for other in others if other.parent == ask.parent and other.id != ask.id])
+    shared = link.master == bridge_over(link) and (trunk or ask.mode == "bridge")
+    reason = "" if shared else _unfit(link)
     if reason:
         raise InvalidRequest(f"parent {ask.parent} {reason}; links: {could}")
     if ask.mtu > link.mtu:
         raise InvalidRequest(f"-o mtu={ask.mtu} is more than the {link.mtu} of parent {ask.parent}")
+
+
+def _check_beside(ask: Ask, others: Iterable[Network]) -> None:
+    """Whether a network can share its parent with those that stand on it. Raises InvalidRequest."""
     for other in others:
-        if other.parent == ask.parent and other.id != ask.id and "passthru" in (other.macvlan_mode, ask.macvlan_mode):
+        if other.mode != ask.mode:
+            raise InvalidRequest(
+                f"parent {ask.parent} is used by network {other.id[:12]} in mode {other.mode}: a link serves macvlan "
+                f"or a bridge, not both; give the tenant a VLAN, or add -o mode={other.mode}"
+            )
+        if "passthru" in (other.macvlan_mode, ask.macvlan_mode):
             raise InvalidRequest(
                 f"parent {ask.parent} is used by network {other.id[:12]} in mode {other.macvlan_mode}: a passthru "
                 f"network has its parent for itself"
@@ -108,8 +185,7 @@ def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network])
 
 
 def _fit(link: Link) -> bool:
-    ours = link.name.startswith((ENDPOINT_PREFIX, SHIM_PREFIX))
-    return not _unfit(link) and not ours
+    return not _unfit(link) and not link.name.startswith((*PREFIXES, BRIDGE_PREFIX))
 
 
 def _unfit(link: Link) -> str:
@@ -124,21 +200,15 @@ def _unfit(link: Link) -> str:
     return ""
 
 
-def endpoint_macvlan(network: Network, endpoint: Endpoint) -> Macvlan:
-    """The link of an endpoint."""
-    return Macvlan(endpoint_link(endpoint.id), network.parent, network.macvlan_mode, network.mtu, endpoint.mac)
-
-
-def shim(network: Network, endpoints: Iterable[Endpoint]) -> Shim:
-    """The host's own link on a network with host_access."""
+def shim(network: Network, link: Macvlan | Veth, endpoints: Iterable[Endpoint]) -> Shim:
+    """The host's own link on a network with host_access, made of `link`."""
     routes = frozenset(
         address
         for endpoint in endpoints
         if endpoint.network == network.id and endpoint.joined
         for address in endpoint.addresses
     )
-    link = Macvlan(shim_link(network.id), network.parent, "bridge", network.mtu)
-    return Shim(link, network.host_addresses, routes)
+    return Shim(link.moved, link, network.host_addresses, routes)
 
 
 def host_prefix(address: str) -> str:
@@ -148,24 +218,27 @@ def host_prefix(address: str) -> str:
 
 
 def left_over(links: Collection[Link], networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> Collection[str]:
-    """Links of ours that nothing needs: an endpoint's that is gone, a shim of a network without host_access, a
-    sub-interface that no network stands on. Those that stand on others come first."""
+    """Links of ours that nothing needs: an endpoint's that is gone, the host's own on a network without host_access,
+    a bridge or sub-interface that no network has. Those that stand on others come first."""
     networks = tuple(networks)
-    wanted = {endpoint_link(endpoint.id) for endpoint in endpoints}
-    wanted |= {shim_link(network.id) for network in networks if network.host_access}
-    needed = {network.parent for network in networks}
-    unused = sorted(
+    wanted = {name for endpoint in endpoints for name in (endpoint_link(endpoint.id), container_end(endpoint.id))}
+    wanted |= {
+        name for network in networks if network.host_access for name in (own_link(network.id), own_port(network.id))
+    }
+    bridges, needed = {network.bridge for network in networks}, {network.parent for network in networks}
+    ends = (
+        link.name
+        for link in links
+        if link.kind in ("macvlan", "veth") and link.name.startswith(PREFIXES) and link.name not in wanted
+    )
+    unused = (
+        link.name
+        for link in links
+        if link.kind == "bridge" and link.name.startswith(BRIDGE_PREFIX) and link.name not in bridges
+    )
+    tags = (
         link.name
         for link in links
         if link.kind == "vlan" and (link.name == UNFINISHED or (link.ours and link.name not in needed))
     )
-    return (
-        sorted(
-            link.name
-            for link in links
-            if link.kind == "macvlan"
-            and link.name.startswith((ENDPOINT_PREFIX, SHIM_PREFIX))
-            and link.name not in wanted
-        )
-        + unused
-    )
+    return [*sorted(ends), *sorted(unused), *sorted(tags)]

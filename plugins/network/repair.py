@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Iterable
 
 from plugins.network import plan
+from plugins.network.guards import Guards
+from plugins.network.ports import Kernel
 from plugins.network.repository import Registry, Repository
-from plugins.network.service import Kernel, Service
+from plugins.network.segments import Segments
+from plugins.network.service import Service
 from qnet import metrics
 from qnet.engine import EngineView, InProgress
 from qnet.errors import QnetError
@@ -24,6 +27,8 @@ class Repair:
         repository: Repository,
         registry: Registry,
         service: Service,
+        segments: Segments,
+        guards: Guards,
         kernel: Kernel,
         in_progress: InProgress,
         grace: float,
@@ -32,6 +37,8 @@ class Repair:
         self._repository = repository
         self._registry = registry
         self._service = service
+        self._segments = segments
+        self._guards = guards
         self._kernel = kernel
         self._in_progress = in_progress
         self._grace = grace
@@ -51,10 +58,14 @@ class Repair:
                 logger.warning("link %s deleted: nothing uses it", name)
         for network in networks:
             try:
-                self._service.sync_segment(network.id)
+                self._segments.sync(network)
                 self._service.sync_shim(network.id)
             except QnetError as error:
                 logger.warning("links of network %s: %s", network.id[:12], error)
+        try:
+            self._guards.sync()
+        except QnetError as error:
+            logger.warning("rules of endpoints: %s", error)
 
     def run(self, seen: EngineView, view: Callable[[], EngineView]) -> None:
         """Forget what the engine has not had for `grace` seconds, and publish what it has.

@@ -137,6 +137,8 @@ class Registry:
             name=name,
             subnets=tuple(entry.subnet for entry in network.subnets),
             gateways=tuple(entry.gateway for entry in network.subnets if entry.gateway),
+            driver_mode=network.mode,
+            vlan=network.vlan,
             parent=network.parent,
             macvlan_mode=network.macvlan_mode,
             mtu=network.mtu,

@@ -8,13 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from plugins.network import plan
 from plugins.network.model import (
-    Ask,
     Endpoint,
     Network,
     Subnet,
@@ -22,61 +21,15 @@ from plugins.network.model import (
     parse_ask,
     parse_options,
 )
-from plugins.network.plan import Link, Macvlan, Shim, Vlan
+from plugins.network.modes import MODES
+from plugins.network.plan import Veth
+from plugins.network.ports import Addresses, Filters, Kernel
 from plugins.network.repository import Registry, Repository
+from plugins.network.segments import Segments
 from qnet.engine import ADDRESS_SPACE
 from qnet.errors import Conflict, InvalidRequest, Unavailable
-from qnet.schema import SegmentKind, TenantRecord
 
 logger = logging.getLogger(__name__)
-
-
-class Addresses(Protocol):
-    """What the driver needs of address management (`plugins.ipam.endpoints.Endpoints`)."""
-
-    def check_pool(self, tenant: str, subnet: str) -> None:
-        """The pool must have been requested by this host."""
-
-    def bind(self, tenant: str, places: Iterable[tuple[str, str]], network: str, endpoint: str, mac: str) -> str:
-        """Write down which endpoint has the addresses; returns its MAC address."""
-
-    def auxiliary(self, tenant: str, subnet: str, addresses: Iterable[str]) -> None:
-        """Addresses just given out are auxiliary ones."""
-
-    def take_host_address(self, tenant: str, subnet: str, network: str) -> str:
-        """The host's own address on a network."""
-
-    def drop_host_address(self, tenant: str, subnet: str, network: str) -> None:
-        """Give it back."""
-
-
-class Owners(Protocol):
-    """What the driver needs of the registry (`qnet.tenants.Tenants`)."""
-
-    def get(self, name: str) -> TenantRecord:
-        """A tenant, with its tag."""
-
-    def owner(self, kind: SegmentKind, number: int) -> str:
-        """The tenant that has a VLAN id; empty if none has."""
-
-
-class Kernel(Protocol):
-    """What the driver needs of the kernel (`plugins.network.links.Links`)."""
-
-    def all(self) -> dict[str, Link]:
-        """Every link, by name."""
-
-    def add(self, link: Macvlan) -> None:
-        """Make a link, in place of one left behind."""
-
-    def add_vlan(self, link: Vlan) -> None:
-        """Make a VLAN's sub-interface, marked as ours, if it is not there."""
-
-    def delete(self, name: str) -> bool:
-        """Delete a link if it is there."""
-
-    def sync(self, shim: Shim) -> None:
-        """Make the host's own link as it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +49,18 @@ class Service:
         repository: Repository,
         registry: Registry,
         kernel: Kernel,
+        filters: Filters,
         addresses: Addresses,
-        tenants: Owners,
+        segments: Segments,
         parent: str,
     ) -> None:
         self._repository = repository
         self._registry = registry
         self._kernel = kernel
+        self._filters = filters
         self._addresses = addresses
-        self._tenants = tenants
+        self._segments = segments
         self._parent = parent
-        self._segments = threading.RLock()
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
     def create_network(
@@ -132,9 +86,8 @@ class Service:
             raise InvalidRequest("a qnet network has at least one subnet, IPv4 or IPv6")
         for entry in ask.subnets:
             self._addresses.check_pool(ask.tenant, entry.subnet)
-        tenant = self._tenants.get(ask.tenant)
         with self._locks[network], ExitStack() as undo:
-            made = self._on_its_segment(ask, tenant, undo)
+            made = self._segments.place(ask, undo)
             for entry in ask.subnets:
                 self._addresses.auxiliary(ask.tenant, entry.subnet, entry.auxiliary)
             undo.callback(self._clear, made)
@@ -143,7 +96,7 @@ class Service:
                 made = msgspec.structs.replace(made, host_addresses=tuple(own))
             undo.callback(self._repository.networks.remove, network)
             self._repository.networks.save(made)
-            self.sync_segment(network)  # now that it counts: the last network on the link may just have been deleted
+            self._segments.sync(made)  # now that it counts: the last network on the link may just have been deleted
             self.sync_shim(network)
             undo.pop_all()
         self._tell(made)
@@ -157,7 +110,7 @@ class Service:
             self._repository.networks.remove(network)
             if made is not None:
                 self._clear(made)
-                self._drop_segment(made)
+                self._segments.drop(made)
         self._locks.pop(network, None)
         try:
             self._registry.withdraw(network)
@@ -199,15 +152,21 @@ class Service:
     def join(self, network: str, endpoint: str) -> Joined:
         """Make an endpoint's link. Raises NotFound, InvalidRequest, Conflict, Unsupported, Unavailable."""
         known, made = self._repository.network(network), self._repository.endpoint(endpoint)
-        link = plan.endpoint_macvlan(known, made)
+        mode = MODES[known.mode]
+        link, guard = mode.endpoint(known, made), mode.guard(known, made)
         with ExitStack() as undo:
             undo.callback(self._kernel.delete, link.name)
             self._kernel.add(link)
+            if guard is not None:
+                undo.callback(self._filters.remove, guard.device)
+                self._filters.apply(guard)
+            if isinstance(link, Veth):
+                self._kernel.attach(link)
             self._repository.endpoints.save(msgspec.structs.replace(made, joined=True))
             self.sync_shim(network)
             undo.pop_all()
         gateways = {} if known.internal else {":" in entry.gateway: entry.gateway for entry in known.subnets}
-        return Joined(link.name, gateways.get(False, ""), gateways.get(True, ""))
+        return Joined(link.moved, gateways.get(False, ""), gateways.get(True, ""))
 
     def leave(self, network: str, endpoint: str) -> None:
         """A container gives up an endpoint; the engine has moved its link back to the host, or lost it."""
@@ -218,53 +177,16 @@ class Service:
 
     def delete_endpoint(self, endpoint: str) -> None:
         """Remove an endpoint and its link; one that is not known is no error."""
+        made = self._repository.endpoints.get(endpoint)
+        known = self._repository.networks.get(made.network) if made else None
         self._kernel.delete(plan.endpoint_link(endpoint))
+        if made and known and MODES[known.mode].guard(known, made):
+            self._filters.remove(plan.endpoint_link(endpoint))
         self._repository.endpoints.remove(endpoint)
 
     def oper_info(self, endpoint: str) -> dict[str, str]:
         """What `docker network inspect -v` may show of an endpoint. Raises NotFound."""
         return {"com.docker.network.endpoint.macaddress": self._repository.endpoint(endpoint).mac}
-
-    def sync_segment(self, network: str) -> None:
-        """Make the sub-interface that a network stands on, if it has one: a reboot takes it away."""
-        known = self._repository.networks.get(network)
-        if known is not None and known.vlan:
-            with self._segments:
-                self._kernel.add_vlan(Vlan(known.parent, known.trunk, known.vlan))
-
-    def _on_its_segment(self, ask: Ask, tenant: TenantRecord, undo: ExitStack) -> Network:
-        """A network on the link that carries its tenant's frames; makes that link where it is not there."""
-        fields = {name: getattr(ask, name) for name in ask.__struct_fields__}
-        links, others = self._kernel.all(), self._repository.networks.all()
-        plan.check_parent(ask, links, others)
-        link = links[ask.parent]
-        if link.vlan and link.vlan != tenant.vlan:
-            owner = self._tenants.owner("vlan", link.vlan)
-            if owner or tenant.vlan:
-                has = f"VLAN {tenant.vlan}" if tenant.vlan else "no VLAN"
-                raise InvalidRequest(
-                    f"parent {ask.parent} carries VLAN {link.vlan}{f' of tenant {owner}' if owner else ''}, and tenant "
-                    f"{tenant.name} has {has}: name the link that carries all of them, -o parent={link.parent}"
-                )
-        if not tenant.vlan or link.vlan == tenant.vlan:
-            return Network(**fields)
-        with self._segments:
-            vlan = plan.sub_interface(ask.parent, tenant.vlan, links)
-            made = Network(**{**fields, "parent": vlan.name, "trunk": vlan.trunk, "vlan": vlan.vlan})
-            undo.callback(self._drop_segment, made)
-            self._kernel.add_vlan(vlan)
-        plan.check_parent(msgspec.structs.replace(ask, parent=vlan.name), self._kernel.all(), others)
-        return made
-
-    def _drop_segment(self, network: Network) -> None:
-        """Delete the sub-interface of a network that is gone, if it is ours and was the last on it."""
-        if not network.vlan:
-            return
-        with self._segments:
-            others = (other for other in self._repository.networks.all() if other.id != network.id)
-            link = self._kernel.all().get(network.parent)
-            if link is not None and link.ours and all(other.parent != network.parent for other in others):
-                self._kernel.delete(network.parent)
 
     def sync_shim(self, network: str) -> None:
         """Make the host's own link on a network agree with its local containers, if it has one."""
@@ -274,13 +196,14 @@ class Service:
         with self._locks[network]:
             known = self._repository.networks.get(network)
             if known is not None:
-                self._kernel.sync(plan.shim(known, self._repository.endpoints_of(network)))
+                own = MODES[known.mode].own(known)
+                self._kernel.sync(plan.shim(known, own, self._repository.endpoints_of(network)))
 
     def _clear(self, network: Network) -> None:
         """Remove what a network has in the kernel and of addresses."""
         if not network.host_access:
             return
-        self._kernel.delete(plan.shim_link(network.id))
+        self._kernel.delete(plan.own_link(network.id))
         for entry in network.subnets:
             try:
                 self._addresses.drop_host_address(network.tenant, entry.subnet, network.id)

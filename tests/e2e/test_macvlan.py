@@ -69,7 +69,7 @@ def test_mtu(hosts: list[Host]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["-o", "colour=blue"], ["-o colour: no such option; there are: parent, macvlan_mode, mtu, host_access"]),
+        (["-o", "colour=blue"], ["-o colour: no such option; there are: parent, mode, macvlan_mode, mtu, host_access"]),
         (["--ipam-opt", "colour=blue"], ["--ipam-opt colour: no such option; there are: tenant, exclude"]),
         (["-o", "parent=eth9"], ["parent 'eth9' does not exist on this host", "eth0, eth1"]),
         (["-o", "parent=eth2"], ["parent eth2 is down: ip link set eth2 up", "eth0, eth1"]),

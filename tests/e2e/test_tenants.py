@@ -35,7 +35,8 @@ def test_a_tenant_has_its_own_subnets_and_no_more_than_it_may(lab: Lab, shop: li
     said = refused(shop[0], *CREATE, "--subnet", "10.77.0.0/24", *SHOP, "web")
     assert "subnet 10.77.0.0/24 is not inside the supernets of tenant shop: 10.100.0.0/16" in said
     qnet(shop[1], "tenant", "set", "shop", "--max-networks", "1", "--max-addresses", "4")
-    kit.network(shop[:2], "web", *SHOP, subnet="10.100.1.0/24", gateway="10.100.1.1")
+    upper = ("--ip-range", "10.100.1.128/25")
+    kit.network(shop[:2], "web", *SHOP, *upper, subnet="10.100.1.0/24", gateway="10.100.1.1")
     said = refused(shop[2], *CREATE, "--subnet", "10.100.2.0/24", *SHOP, "more")
     assert "tenant shop has 1 of 1 networks" in said
     for number, host in enumerate((shop[0], shop[1], shop[0])):

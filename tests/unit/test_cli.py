@@ -569,19 +569,30 @@ def test_address_release_refuses_what_changed_while_it_asked(busy: Cluster) -> N
 def test_network_ls_joins_hosts(busy: Cluster) -> None:
     busy.network("host3", "1" * 64, parent="eth2")
     busy.network("host1", "2" * 64, name="web", subnets=("10.78.0.0/24",))
-    busy.network("host1", "3" * 64, name="")
+    busy.network("host1", "3" * 64, name="", driver_mode="bridge")
     busy.network("host2", "4" * 64, name="")
     assert busy.json("network", "ls") == [
-        {"name": name, "tenant": "default", "subnets": [subnet], "parents": parents, "modes": ["bridge"], "hosts": on}
-        for name, subnet, parents, on in (
-            ("3" * 12, SUBNET, ["eth1"], ["host1"]),
-            ("4" * 12, SUBNET, ["eth1"], ["host2"]),
-            ("web", SUBNET, ["eth1", "eth2"], ["host1", "host2", "host3"]),
-            ("web", "10.78.0.0/24", ["eth1"], ["host1"]),
+        {"name": name, "tenant": "default", "subnets": [subnet], "parents": parents, "modes": [mode], "hosts": on}
+        for name, subnet, parents, mode, on in (
+            ("3" * 12, SUBNET, ["eth1"], "bridge", ["host1"]),
+            ("4" * 12, SUBNET, ["eth1"], "macvlan, bridge", ["host2"]),
+            ("web", SUBNET, ["eth1", "eth2"], "macvlan, bridge", ["host1", "host2", "host3"]),
+            ("web", "10.78.0.0/24", ["eth1"], "macvlan, bridge", ["host1"]),
         )
     ]
     line = busy.qnet("network", "ls").stdout.splitlines()[3]
-    assert line.split() == ["web", "default", SUBNET, "eth1,", "eth2", "bridge", "host1,", "host2,", "host3"]
+    assert line.split() == [
+        "web",
+        "default",
+        SUBNET,
+        "eth1,",
+        "eth2",
+        "macvlan,",
+        "bridge",
+        "host1,",
+        "host2,",
+        "host3",
+    ]
     assert busy.json("network", "ls", "--tenant", "blue") == []
 
 

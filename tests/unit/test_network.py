@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from plugins.network import plan
 from plugins.network.model import Ask, Endpoint, Network, Subnet, command_with_driver, parse_ask
+from plugins.network.modes import MODES
 from plugins.network.plan import Link
 from plugins.network.repair import Repair
 from plugins.network.repository import Registry, Repository
@@ -50,7 +51,10 @@ def test_options_become_values() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"parnet": "eth0"}, "-o parnet: no such option; there are: parent, macvlan_mode, mtu, host_access, tenant"),
+        (
+            {"parnet": "eth0"},
+            "-o parnet: no such option; there are: parent, mode, macvlan_mode, mtu, host_access, spoof_check",
+        ),
         ({"macvlan_mode": "fish"}, "there are: bridge, private, vepa, passthru"),
         ({"mtu": "big"}, "a number from 68 to 65535"),
         ({"mtu": "67"}, "a number from 68 to 65535"),
@@ -125,17 +129,17 @@ def test_the_right_command_is_spelled_out() -> None:
 @given(st.from_regex(r"[0-9a-f]{64}", fullmatch=True))
 def test_link_names_fit(identity: str) -> None:
     assert len(plan.endpoint_link(identity)) <= 15
-    assert len(plan.shim_link(identity)) <= 15
+    assert len(plan.own_link(identity)) <= 15
 
 
 def test_only_links_of_ours_that_nothing_needs_are_left_over() -> None:
     kept, gone = "1" * 64, "2" * 64
     access, plain = network(id="3" * 64, host_access=True), network(id="4" * 64)
-    names = [plan.endpoint_link(kept), plan.endpoint_link(gone), plan.shim_link(access.id), plan.shim_link(plain.id)]
+    names = [plan.endpoint_link(kept), plan.endpoint_link(gone), plan.own_link(access.id), plan.own_link(plain.id)]
     links = [Link(name, "macvlan", up=True, mtu=1500, parent="eth1") for name in names]
     links += [Link("qn-veth", "veth", up=True, mtu=1500), *LINKS.values()]
     endpoint = Endpoint(id=kept, network=access.id, addresses=("10.77.0.2",), mac="02:00:00:00:00:01")
-    assert plan.left_over(links, [access, plain], [endpoint]) == sorted([names[1], names[3], "qn-1234"])
+    assert plan.left_over(links, [access, plain], [endpoint]) == sorted([names[1], names[3], "qn-1234", "qn-veth"])
 
 
 def test_shim_routes_to_joined_endpoints_of_its_network_only() -> None:
@@ -145,7 +149,7 @@ def test_shim_routes_to_joined_endpoints_of_its_network_only() -> None:
         Endpoint(id="2", network=mine.id, addresses=("10.77.0.3",), mac="", joined=False),
         Endpoint(id="3", network="other", addresses=("10.78.0.2",), mac="", joined=True),
     ]
-    assert plan.shim(mine, endpoints).routes == {"10.77.0.2"}
+    assert plan.shim(mine, MODES["macvlan"].own(mine), endpoints).routes == {"10.77.0.2"}
 
 
 def test_records_survive_a_restart_and_damage_is_passed_over(tmp_path: Path) -> None:
@@ -191,15 +195,17 @@ class Kernel:
 def test_an_endpoint_goes_only_when_no_start_in_progress_can_have_it(tmp_path: Path) -> None:
     repository, registry = Repository(tmp_path / "state", tmp_path / "run"), Registry(MemoryStore(), "host1")
     engine, kernel, clock = Engine(), Kernel(), iter(range(0, 1000, 10))
-    service = Service(repository, registry, kernel, None, None, "eth1")  # type: ignore[arg-type]
+    service = Service(repository, registry, kernel, None, None, None, "eth1")  # type: ignore[arg-type]
     repair = Repair(
         repository,
         registry,
         service,
-        kernel,
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        kernel,  # type: ignore[arg-type]
         InProgress(engine),
         5,
-        lambda: float(next(clock)),  # type: ignore[arg-type]
+        lambda: float(next(clock)),
     )
     repository.networks.save(network())
     repository.endpoints.save(Endpoint(id="e1", network="a" * 64, addresses=("10.77.0.2",), mac=""))

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from plugins.network import plan
+from plugins.network import plan, rules
+from plugins.network.guards import Guards
 from plugins.network.model import Subnet
-from plugins.network.plan import Link, Macvlan, Shim, Vlan
+from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan
 from plugins.network.repository import Registry, Repository
+from plugins.network.segments import Segments
 from plugins.network.service import Service
 from qnet.errors import InvalidRequest, NotFound, Unsupported
 from qnet.store.memory import MemoryStore
@@ -28,12 +30,32 @@ class Kernel:
     def __init__(self) -> None:
         self.links = {"eth1": ETH1}
         self.fails: Exception | None = None
+        self.own: dict[str, list[str]] = {}
 
     def all(self) -> dict[str, Link]:
         return dict(self.links)
 
-    def add(self, link: Macvlan) -> None:
-        self.links[link.name] = Link(link.name, "macvlan", up=False, mtu=1500, parent=link.parent)
+    def addresses(self, name: str) -> list[str]:
+        return self.own.get(name, [])
+
+    def add(self, link: Macvlan | Veth) -> None:
+        if isinstance(link, Macvlan):
+            self.links[link.name] = Link(link.name, "macvlan", up=False, mtu=1500, parent=link.parent)
+            return
+        for name in (link.name, link.peer):
+            self.links[name] = Link(name, "veth", up=False, mtu=1500)
+
+    def attach(self, link: Veth) -> None:
+        self.links[link.name] = replace(self.links[link.name], up=True, master=link.bridge)
+
+    def add_bridge(self, bridge: Bridge) -> bool:
+        made = bridge.name not in self.links
+        self.links.setdefault(bridge.name, Link(bridge.name, "bridge", up=False, mtu=1500))
+        self.links[bridge.port] = replace(self.links[bridge.port], master=bridge.name)
+        return made
+
+    def bring_up(self, name: str) -> None:
+        self.links[name] = replace(self.links[name], up=True)
 
     def add_vlan(self, link: Vlan) -> None:
         if self.fails:
@@ -42,6 +64,9 @@ class Kernel:
         self.links.setdefault(link.name, made)
 
     def delete(self, name: str) -> bool:
+        for link in self.links.values():
+            if link.master == name:
+                self.links[link.name] = replace(link, master="")
         return self.links.pop(name, None) is not None
 
     def sync(self, shim: Shim) -> None:
@@ -49,6 +74,27 @@ class Kernel:
 
     def by_hand(self, name: str, vlan: int, trunk: str = "eth1") -> None:
         self.links[name] = Link(name, "vlan", up=True, mtu=1500, parent=trunk, vlan=vlan)
+
+
+class Filters:
+    """The rules in force, by device."""
+
+    def __init__(self) -> None:
+        self.guards: dict[str, Guard] = {}
+        self.shields: set[str] = set()
+
+    def apply(self, wanted: Guard) -> None:
+        self.guards[wanted.device] = wanted
+
+    def remove(self, device: str) -> None:
+        self.guards.pop(device, None)
+        self.shields.discard(device)
+
+    def shield(self, bridge: str) -> None:
+        self.shields.add(bridge)
+
+    def chains(self) -> frozenset[str]:
+        return frozenset(self.guards) | self.shields
 
 
 class Addresses:
@@ -75,7 +121,17 @@ class Bench:
         self.tenants.create("plain", Change())
         self.repository = Repository(folder / "state", folder / "run")
         registry = Registry(self.store, "host1")
-        self.service = Service(self.repository, registry, self.kernel, self.addresses, self.tenants, "eth1")  # type: ignore[arg-type]
+        self.filters = Filters()
+        self.segments = Segments(self.repository, self.kernel, self.filters, self.tenants)
+        self.service = Service(
+            self.repository,
+            registry,
+            self.kernel,
+            self.filters,
+            self.addresses,  # type: ignore[arg-type]
+            self.segments,
+            "eth1",
+        )
 
     def create(self, network: str, tenant: str, **options: str) -> None:
         generic = {"com.docker.network.generic": {"tenant": tenant, **options}}
@@ -178,8 +234,8 @@ def test_a_reboot_brings_it_back(bench: Bench) -> None:
     bench.create("a", "shop")
     bench.create("b", "plain")
     bench.kernel.links = {"eth1": ETH1}
-    for network in ("a", "b", "gone"):
-        bench.service.sync_segment(network)
+    for network in bench.repository.networks.all():
+        bench.segments.sync(network)
     assert set(bench.kernel.links) == {"eth1", "eth1.100"}
 
 
@@ -197,3 +253,99 @@ def test_sub_interfaces_that_nothing_needs_are_left_over(bench: Bench) -> None:
     half_made = Link(plan.UNFINISHED, "vlan", up=False, mtu=1500, parent="eth1", vlan=5)
     links = [*bench.kernel.links.values(), ours, above, half_made, replace(ours, name="eth1.400", ours=False)]
     assert plan.left_over(links, bench.repository.networks.all(), ()) == ["qn-1", "eth1.300", plan.UNFINISHED]
+
+
+def test_networks_of_a_segment_share_its_bridge(bench: Bench) -> None:
+    bench.create("a", "shop", mode="bridge")
+    bench.create("b", "shop", mode="bridge")
+    bench.create("c", "plain", mode="bridge")
+    links = bench.kernel.links
+    assert {name: link.master for name, link in links.items()} == {
+        "eth1": "qb-eth1", "eth1.100": "qb-eth1.100", "qb-eth1": "", "qb-eth1.100": "",
+    }  # fmt: skip
+    assert bench.filters.shields == {"qb-eth1", "qb-eth1.100"}
+    bench.service.delete_network("a")
+    assert "qb-eth1.100" in links
+    bench.service.delete_network("b")
+    bench.service.delete_network("c")
+    assert links == {"eth1": ETH1}
+
+
+def test_a_bridge_that_was_there_is_used_and_stays(bench: Bench) -> None:
+    bench.kernel.links["br0"] = Link("br0", "bridge", up=True, mtu=1500)
+    bench.kernel.own["br0"] = ["10.0.0.1"]
+    bench.create("a", "plain", mode="bridge", parent="br0")
+    assert bench.repository.network("a").bridge == "br0"
+    bench.service.delete_network("a")
+    assert set(bench.kernel.links) == {"eth1", "br0"}
+
+
+def test_a_bridge_does_not_cut_off_the_host(bench: Bench) -> None:
+    bench.kernel.own["eth1"] = ["10.0.0.1"]
+    with pytest.raises(InvalidRequest, match=r"parent eth1 has addresses of this host \(10\.0\.0\.1\)"):
+        bench.create("a", "plain", mode="bridge")
+    assert bench.kernel.links == {"eth1": ETH1}
+
+
+@pytest.mark.parametrize(("first", "second"), [("macvlan", "bridge"), ("bridge", "macvlan")])
+def test_a_link_serves_one_mode(bench: Bench, first: str, second: str) -> None:
+    bench.create("a", "plain", mode=first)
+    with pytest.raises(InvalidRequest, match=f"eth1 is used by network a in mode {first}: a link serves macvlan"):
+        bench.create("b", "plain", mode=second)
+    bench.create("c", "shop", mode=second)
+
+
+def test_an_endpoint_is_guarded_before_it_is_connected(bench: Bench) -> None:
+    bench.create("a", "plain", mode="bridge")
+    bench.addresses.bind = lambda *_: "02:00:00:00:00:01"  # type: ignore[attr-defined]
+    bench.service.create_endpoint("a", "e" * 64, ["10.100.1.9"], "", {})
+    attach, seen = bench.kernel.attach, []
+    bench.kernel.attach = lambda link: (seen.append(dict(bench.filters.guards)), attach(link))  # type: ignore[assignment,func-returns-value]
+    joined = bench.service.join("a", "e" * 64)
+    device = plan.endpoint_link("e" * 64)
+    assert joined.link == plan.container_end("e" * 64)
+    assert seen == [{device: Guard(device, "02:00:00:00:00:01", ("10.100.1.9",))}]
+    assert bench.kernel.links[device].master == "qb-eth1"
+    guards = Guards(bench.repository, bench.filters)
+    bench.filters.guards = {"qn-left": seen[0][device]}  # a firewall flushed everything, a crash left another's
+    bench.filters.shields.clear()
+    guards.sync()
+    assert bench.filters.guards == seen[0]
+    assert bench.filters.shields == {"qb-eth1"}
+    bench.service.delete_endpoint("e" * 64)
+    assert bench.filters.guards == {}
+    assert device not in bench.kernel.links
+
+
+def test_without_spoof_check_nothing_is_guarded(bench: Bench) -> None:
+    bench.create("a", "plain", mode="bridge", spoof_check="false")
+    bench.addresses.bind = lambda *_: "02:00:00:00:00:01"  # type: ignore[attr-defined]
+    bench.service.create_endpoint("a", "e" * 64, ["10.100.1.9"], "", {})
+    bench.service.join("a", "e" * 64)
+    Guards(bench.repository, bench.filters).sync()
+    assert bench.filters.guards == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mode": "ipvtap"}, "-o mode=ipvtap: no such mode; there are: macvlan, bridge"),
+        ({"spoof_check": "false"}, "-o spoof_check=false needs mode=bridge"),
+        ({"mode": "bridge", "macvlan_mode": "vepa"}, "-o macvlan_mode=vepa needs mode=macvlan"),
+        ({"mode": "bridge", "spoof_check": "no"}, "-o spoof_check=no: true or false"),
+    ],
+)
+def test_options_of_another_mode_are_refused(bench: Bench, options: dict[str, str], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        bench.create("a", "plain", **options)
+
+
+def test_rules_name_every_address_and_nothing_else() -> None:
+    text = rules.script(Guard("qn-1", "02:11:22:33:44:55", ("10.0.0.9", "fd00::9")))
+    assert "arp saddr ip { 0.0.0.0, 10.0.0.9 } accept" in text
+    assert "ip saddr { 10.0.0.9 } accept" in text
+    assert "ip6 saddr { fd00::9, fe80::11:22ff:fe33:4455 } accept" in text
+    assert "policy drop" in text
+    four = rules.script(Guard("qn-1", "02:11:22:33:44:55", ("10.0.0.9",)))
+    assert "ip6" not in four
+    assert "ip saddr" not in rules.script(Guard("qn-1", "02:11:22:33:44:55", ("fd00::9",)))

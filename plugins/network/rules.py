@@ -1,0 +1,75 @@
+"""The nftables rules that keep an endpoint to its own addresses: a chain at the ingress of the host's end of its link.
+
+Everything is dropped but what is named. What a fragment hides is left to its receiver: Linux ignores fragmented router
+and neighbour messages (RFC 6980). Pure: `plugins.network.filters` gives it to nft.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from plugins.network.plan import Guard
+
+TABLE = "qnet"
+NOBODY = "0.0.0.0"  # noqa: S104 - the sender of who asks whether an address is free (RFC 5227)
+
+
+def link_local(mac: str) -> ipaddress.IPv6Address:
+    """The address that a link gives itself (modified EUI-64, RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    host = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + host)
+
+
+def of(guard: Guard) -> tuple[str, ...]:
+    """What is let through or dropped, in this order; the chain's policy drops the rest."""
+    parsed = [ipaddress.ip_address(address) for address in guard.addresses]
+    four = [str(address) for address in parsed if address.version == 4]
+    six = [*(address for address in parsed if address.version == 6), link_local(guard.mac)]
+    found = [f"ether saddr != {guard.mac} drop", "ether type { 8021q, 8021ad } drop"]
+    if four:
+        found += [
+            f"arp htype 1 arp ptype ip arp saddr ether {guard.mac} arp saddr ip {_set([NOBODY, *four])} accept",
+            "udp sport 67 drop",
+            f"ip saddr {_set(four)} accept",
+        ]
+    if len(six) > 1:
+        targets = _set(hex(int(address)) for address in six)
+        found += [
+            "icmpv6 type { nd-router-advert, nd-redirect } drop",
+            # the target of an advertisement: nft 1.0.6 has no word for it
+            f"icmpv6 type nd-neighbor-advert @th,64,128 != {targets} drop",
+            "udp sport 547 drop",
+            f"ip6 saddr {_set(map(str, six))} accept",
+            # who asks whether its address is free, and who joins groups before it has one (RFC 4862, 3810)
+            "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, mld2-listener-report } accept",
+        ]
+    return tuple(found)
+
+
+def script(guard: Guard) -> str:
+    """What nft does, all of it or nothing, to put the rules into force; doing it again changes nothing."""
+    chain = f"netdev {TABLE} {guard.device}"
+    head = (f"add table netdev {TABLE}", _chain(guard.device), f"flush chain {chain}")
+    return "\n".join((*head, *(f"add rule {chain} {rule}" for rule in of(guard)))) + "\n"
+
+
+def removal(device: str) -> str:
+    """What nft does to take an endpoint's rules away, whether there are any or not."""
+    chain = f"netdev {TABLE} {device}"
+    return f"add table netdev {TABLE}\nadd chain {chain}\ndelete chain {chain}\n"
+
+
+def shield(bridge: str) -> str:
+    """What nft does so that the host itself is not on a segment: it would answer there for all of its addresses."""
+    return "\n".join((f"add table netdev {TABLE}", _chain(bridge))) + "\n"
+
+
+def _chain(device: str) -> str:
+    hook = f'{{ type filter hook ingress device "{device}" priority 0; policy drop; }}'
+    return f"add chain netdev {TABLE} {device} {hook}"
+
+
+def _set(items: Iterable[str]) -> str:
+    return f"{{ {', '.join(items)} }}"

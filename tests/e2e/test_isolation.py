@@ -1,0 +1,221 @@
+"""What a hostile container of a bridge network can make others hear: nothing but itself.
+
+Each attack is tried twice: with the rules in force nothing of it arrives at the victim, on the same bridge, in plain
+capture; with the rules taken away it arrives, so that the test is known to see it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import frames, kit
+from tests.e2e.conftest import restore_and_check
+from tests.e2e.frames import ALL_NODES, ALL_NODES_MAC, ARP, BROADCAST, IPV4, IPV6, arp, ethernet, icmp6, option, udp
+from tests.lab.cluster import Lab
+from tests.lab.host import Host
+
+SCRIPT = Path(frames.__file__)
+OTHER, OTHER6, OTHER_MAC = "10.77.0.99", "fd00:77::99", "02:00:00:00:00:99"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A container as the tests attack from it or listen in it."""
+
+    host: Host
+    name: str
+    pid: str
+    address: str
+    address6: str
+    mac: str
+
+    @property
+    def local(self) -> str:
+        """Its link-local address."""
+        listed = self.host.docker("exec", self.name, "ip", "-6", "addr", "show", "eth0").stdout
+        return next(word.partition("/")[0] for word in listed.split() if word.startswith("fe80::"))
+
+    def inside(self, *words: str) -> list[str]:
+        """A command in its network namespace, with every capability: more than NET_ADMIN and NET_RAW give."""
+        return ["nsenter", f"--target={self.pid}", "--net", sys.executable, str(SCRIPT), *words]
+
+    def sends(self, *sent: bytes) -> None:
+        """Put frames on the wire."""
+        subprocess.run(self.inside("send", *(frame.hex() for frame in sent)), check=True, timeout=20)
+
+
+def box(host: Host, name: str, *options: str) -> Box:
+    """Start a container."""
+    kit.run(host, name, *options)
+    has = kit.attached(host, name)
+    pid = host.docker("inspect", "-f", "{{.State.Pid}}", name).stdout.strip()
+    return Box(host, name, pid, has["IPAddress"], has["GlobalIPv6Address"], has["MacAddress"])
+
+
+@pytest.fixture(scope="module")
+def boxes(lab: Lab) -> Iterator[tuple[Box, Box]]:
+    """An attacker and its victim, on one bridge."""
+    host = lab.hosts[0]
+    kit.network(host, "web", *kit.DUAL, "-o", "mode=bridge")
+    yield box(host, "evil", "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW"), box(host, "good")
+    restore_and_check(lab)
+
+
+def arrives(attacker: Box, victim: Box, make: Callable[[bytes], bytes]) -> bool:
+    """Whether a frame, made around a mark, arrives: before a harmless one that is sent after it."""
+    mark, last = secrets.token_bytes(16), secrets.token_bytes(16)
+    harmless = ethernet(victim.mac, attacker.mac, IPV4, udp(attacker.address, victim.address, (9, 9), last))
+    words = ("catch", mark.hex(), last.hex())
+    with subprocess.Popen(victim.inside(*words), stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "listening\n"
+        attacker.sends(make(mark), harmless)
+        said = listener.stdout.readline()
+    assert said in ("caught\n", "nothing\n"), "the harmless frame did not arrive"
+    return said == "caught\n"
+
+
+@pytest.fixture
+def without_rules(boxes: tuple[Box, Box]) -> Iterator[Callable[[], None]]:
+    """Takes the attacker's rules away; they are back afterwards."""
+    host = boxes[0].host
+    device = next(name for name in kit.links(host) if name.startswith("qn-") and serves(host, name, boxes[0]))
+    chain = f"netdev qnet {device}"
+    rules = listed(host, device)
+
+    def take_away() -> None:
+        host.exec("nft", "-f", "-", stdin=f"flush chain {chain}\nadd rule {chain} accept\n")
+
+    yield take_away
+    host.exec("nft", "-f", "-", stdin=f"flush chain {chain}\n{rules}")
+
+
+def listed(host: Host, device: str) -> str:
+    """The rules of a device as nft lists them."""
+    return host.exec("nft", "list", "chain", "netdev", "qnet", device, check=False).stdout
+
+
+def serves(host: Host, device: str, one: Box) -> bool:
+    """Whether a device is the host's end of a container's link."""
+    return one.mac in listed(host, device)
+
+
+Attack = Callable[[Box, Box, bytes], bytes]
+ATTACKS: dict[str, Attack] = {
+    "the MAC address of another": lambda a, v, mark: ethernet(
+        v.mac, OTHER_MAC, IPV4, udp(a.address, v.address, (9, 9), mark)
+    ),
+    "an ARP reply for the gateway": lambda a, v, mark: ethernet(
+        v.mac, a.mac, ARP, arp(2, a.mac, kit.GATEWAY, v.mac, v.address) + mark
+    ),
+    "an ARP request in another's name": lambda a, v, mark: ethernet(
+        BROADCAST, a.mac, ARP, arp(1, a.mac, OTHER, "00:00:00:00:00:00", v.address) + mark
+    ),
+    "an ARP reply with another's MAC address": lambda a, v, mark: ethernet(
+        v.mac, a.mac, ARP, arp(2, OTHER_MAC, a.address, v.mac, v.address) + mark
+    ),
+    "the IPv4 address of another": lambda a, v, mark: ethernet(v.mac, a.mac, IPV4, udp(OTHER, v.address, (9, 9), mark)),
+    "the IPv6 address of another": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, udp(OTHER6, v.address6, (9, 9), mark)
+    ),
+    "a neighbour advertisement for the gateway": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, advertisement(kit.GATEWAY6, a, v, mark)
+    ),
+    "a router advertisement": lambda a, v, mark: ethernet(
+        ALL_NODES_MAC, a.mac, IPV6, icmp6(a.local, ALL_NODES, frames.ROUTER_ADVERTISEMENT, bytes(12) + option(mark))
+    ),
+    "a redirect": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, icmp6(a.local, v.address6, frames.REDIRECT, bytes(36) + option(mark))
+    ),
+    "a DHCP server": lambda a, v, mark: ethernet(
+        BROADCAST, a.mac, IPV4, udp(a.address, "255.255.255.255", (67, 68), mark)
+    ),
+    "a DHCPv6 server": lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, udp(a.address6, v.address6, (547, 546), mark)),
+    "spanning tree": lambda a, v, mark: frames.spanning_tree(a.mac) + mark,
+    "a VLAN tag": lambda a, v, mark: frames.tagged(
+        ethernet(v.mac, a.mac, IPV4, udp(a.address, v.address, (9, 9), mark)), (frames.VLAN, 200)
+    ),
+    "two VLAN tags": lambda a, v, mark: frames.tagged(
+        ethernet(v.mac, a.mac, IPV4, udp(a.address, v.address, (9, 9), mark)),
+        (frames.PROVIDER_VLAN, 1),
+        (frames.VLAN, 200),
+    ),
+    "another protocol": lambda a, v, mark: ethernet(v.mac, a.mac, frames.LLDP, mark),
+}
+
+
+def advertisement(target: str, one: Box, to: Box, mark: bytes) -> bytes:
+    """An advertisement that a target is at a container's MAC address, overriding what was known."""
+    body = bytes.fromhex("20000000") + ipaddress.ip_address(target).packed + b"\2\1" + frames.mac(one.mac)
+    return icmp6(one.address6, to.address6, frames.NEIGHBOR_ADVERTISEMENT, body + option(mark))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_arrives_only_without_the_rules(
+    boxes: tuple[Box, Box], without_rules: Callable[[], None], attack: str
+) -> None:
+    evil, good = boxes
+    make = ATTACKS[attack]
+    assert not arrives(evil, good, lambda mark: make(evil, good, mark))
+    without_rules()
+    assert arrives(evil, good, lambda mark: make(evil, good, mark))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a, v, mark: ethernet(v.mac, a.mac, IPV4, udp(a.address, v.address, (9, 9), mark)),
+        lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, udp(a.address6, v.address6, (9, 9), mark)),
+        lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, udp(a.local, v.address6, (9, 9), mark)),
+        lambda a, v, mark: ethernet(v.mac, a.mac, ARP, arp(2, a.mac, a.address, v.mac, v.address) + mark),
+        lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, advertisement(a.address6, a, v, mark)),
+    ],
+    ids=["IPv4", "IPv6", "link-local", "ARP", "neighbour"],
+)
+def test_what_is_its_own_arrives(boxes: tuple[Box, Box], make: Attack) -> None:
+    evil, good = boxes
+    assert arrives(evil, good, lambda mark: make(evil, good, mark))
+
+
+def test_a_flood_of_addresses_does_not_fill_the_bridge(
+    boxes: tuple[Box, Box], without_rules: Callable[[], None]
+) -> None:
+    evil, good = boxes
+    sources = [f"02:66:00:00:00:{number:02x}" for number in range(40)]
+    flood = [ethernet(good.mac, source, IPV4, udp(evil.address, good.address, (9, 9), b"")) for source in sources]
+    evil.sends(*flood)
+    assert "02:66" not in evil.host.exec("bridge", "fdb", "show").stdout
+    without_rules()
+    evil.sends(*flood)
+    assert evil.host.exec("bridge", "fdb", "show").stdout.count("02:66") == len(sources)
+
+
+def test_the_host_is_not_on_the_segment(boxes: tuple[Box, Box]) -> None:
+    """A host answers for all of its addresses on every link, and takes what comes for them."""
+    evil, _ = boxes
+    host = evil.host
+    inside = ("docker", "exec", "evil", "ip", "route", "add", f"{host.address}/32", "dev", "eth0")
+    host.docker(*inside[1:])
+    assert host.docker("exec", "evil", "ping", "-c", "2", "-W", "1", host.address, check=False).returncode != 0
+    host.exec("nft", "-f", "-", stdin="add rule netdev qnet qb-eth1 accept\n")
+    found = host.docker("exec", "evil", "ping", "-c", "2", "-W", "1", host.address, check=False)
+    seen = host.docker("exec", "evil", "ip", "neigh", "show", host.address).stdout
+    host.exec("nft", "flush", "chain", "netdev", "qnet", "qb-eth1")
+    assert found.returncode == 0 or "lladdr" in seen
+
+
+def test_a_firewall_that_flushes_everything_is_not_the_end(boxes: tuple[Box, Box]) -> None:
+    evil, good = boxes
+    evil.host.exec("nft", "flush", "ruleset")
+    attack = ATTACKS["the IPv4 address of another"]
+    kit.wait_for("the rules", lambda: evil.mac in evil.host.exec("nft", "list", "ruleset").stdout, 10)
+    assert not arrives(evil, good, lambda mark: attack(evil, good, mark))
+    assert "chain qb-eth1" in evil.host.exec("nft", "list", "ruleset").stdout
