@@ -31,7 +31,7 @@ Kind: TypeAlias = Literal["endpoint", "gateway", "auxiliary", "reservation", "he
 class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """`tenants/NAME`: who owns networks. `vlan` or `vni` 0: it has none. `max_*` 0: no limit.
 
-    `supernets` are what its subnets must lie in, and are carved from.
+    `supernets` are what its subnets must lie in, and are carved from. `trusted` ones may take a parent for themselves.
     """
 
     v: int = 1
@@ -42,6 +42,7 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     supernets: tuple[str, ...] = ()
     max_addresses: int = 0
     max_networks: int = 0
+    trusted: bool = False
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,6 +63,7 @@ class Change:
     supernets: tuple[str, ...] | None = None
     max_addresses: int | None = None
     max_networks: int | None = None
+    trusted: bool | None = None
 
 
 class Tenants:
@@ -101,7 +102,7 @@ class Tenants:
             Conflict: it exists, or an id is another's.
             Exhausted: no id is left.
         """
-        fresh = TenantRecord(name=parse_tenant(name), since=self._now())
+        fresh = TenantRecord(name=parse_tenant(name), since=self._now(), trusted=name == DEFAULT)
         return self._write(fresh, 0, change)
 
     def change(self, name: str, change: Change) -> TenantRecord:
@@ -194,6 +195,8 @@ class Tenants:
                 if number < 0:
                     raise InvalidRequest(f"{name} {number}: a number of 1 or more, or 0 for no limit")
                 fields[name] = number
+        if change.trusted is not None:
+            fields["trusted"] = change.trusted
         return msgspec.structs.replace(record, **fields)
 
     def _free(self, kind: SegmentKind) -> int:
@@ -230,7 +233,7 @@ def _not_default(name: str) -> None:
 
 
 def _implicit() -> TenantRecord:
-    return TenantRecord(name=DEFAULT, since="")
+    return TenantRecord(name=DEFAULT, since="", trusted=True)
 
 
 def _tags(record: TenantRecord) -> tuple[tuple[SegmentKind, int], ...]:

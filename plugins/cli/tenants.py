@@ -46,6 +46,7 @@ def change_options(command: CommandT) -> CommandT:
         ),
         click.option("--max-addresses", type=click.IntRange(0), help="0: no limit."),
         click.option("--max-networks", type=click.IntRange(0), help="0: no limit."),
+        click.option("--trusted/--untrusted", default=None, help="Whether it may have a parent for itself (passthru)."),
     ):
         command = option(command)
     return command
@@ -121,6 +122,7 @@ def inspect(session: Session, name: str, as_json: bool) -> None:
     _, *cells = _row(record)
     titles = ("VLAN", "VNI", "Supernets", "Addresses", "Networks")
     show_fields([("Tenant", record.name), ("Since", record.since), *zip(titles, cells, strict=True)])
+    show_fields([("Trusted", "yes: it may have a parent for itself" if record.trusted else "")])
     for thing in has or ("nothing",):
         show_fields([("Has", thing)])
 

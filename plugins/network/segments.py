@@ -43,6 +43,11 @@ class Segments:
         trunk = bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan)
         plan.check_parent(ask, links, others, trunk=trunk)
         self._check_tag(ask, tenant, links[ask.parent])
+        if ask.macvlan_mode == "passthru" and not tenant.trusted:
+            raise InvalidRequest(
+                f"-o macvlan_mode=passthru gives a container all that its parent hears, and tenant {tenant.name} is "
+                f"not trusted with that: choose another mode, or qnet tenant set {tenant.name} --trusted"
+            )
         with self._lock:
             made = self._planned(ask, tenant, links)
             undo.callback(self.drop, made)

@@ -732,6 +732,9 @@ def test_a_tenant_from_its_creation_to_its_removal(cluster: Cluster) -> None:
     cluster.pool("10.100.1.0/24", tenant="shop")
     assert cluster.json("tenant", "inspect", "shop")["has"] == ["pool 10.100.1.0/24 (0 addresses)"]
     assert "Has:" in cluster.qnet("tenant", "inspect", "shop").stdout
+    assert cluster.json("tenant", "set", "shop", "--trusted")["trusted"]
+    assert "Trusted:      yes" in cluster.qnet("tenant", "inspect", "shop").stdout
+    assert not cluster.json("tenant", "set", "shop", "--untrusted")["trusted"]
     said = "while it has pool 10.100.1.0/24 (0 addresses)"
     assert f"tenant shop cannot be removed {said}" in cluster.refused("tenant", "rm", "shop", "--yes")
     assert f"tenant shop cannot be renamed {said}" in cluster.refused("tenant", "rename", "shop", "store")

@@ -208,6 +208,13 @@ def test_a_vlan_that_no_tenant_has_may_be_a_parent_without_a_tag(bench: Bench) -
     assert bench.parent("a") == "eth1.300"
 
 
+def test_only_who_is_trusted_has_a_parent_for_itself(bench: Bench) -> None:
+    with pytest.raises(InvalidRequest, match="tenant plain is not trusted with that"):
+        bench.create("a", "plain", macvlan_mode="passthru")
+    bench.tenants.change("plain", Change(trusted=True))
+    bench.create("a", "plain", macvlan_mode="passthru")
+
+
 def test_an_unknown_tenant_has_no_networks(bench: Bench) -> None:
     with pytest.raises(NotFound, match="tenant shpo does not exist"):
         bench.create("a", "shpo")
