@@ -113,6 +113,7 @@ class Tenants:
     def rename(self, name: str, to: str) -> TenantRecord:
         """Give a tenant that has nothing another name. Raises NotFound, Conflict, InvalidRequest."""
         _not_default(name)
+        _not_default(to)
         record, revision = self._read(name)
         fresh = msgspec.structs.replace(record, name=parse_tenant(to))
         key, other = schema.tenant_key(name), schema.tenant_key(to)

@@ -137,7 +137,7 @@ def _afterwards(record: AddressRecord) -> str:
     if record.kind == "endpoint":
         return f"; its container on {record.host} still uses it, and that host claims it again unless another has it"
     if record.kind == "held" and record.asked:
-        return f"; {record.host} holds it again while a container exists that was made with it, unless another has it"
+        return f"; {record.host} holds it again, [ipam] grace later, if its container exists and nobody else has it"
     return ""
 
 

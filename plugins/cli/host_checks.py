@@ -10,7 +10,7 @@ import msgspec
 from plugins.cli import unixhttp
 from plugins.cli.health import Finding
 from plugins.ipam.journal import Journal
-from plugins.network.model import Ask, Network
+from plugins.network.model import Ask, ModeName, Network
 from plugins.network.plan import Link, check_parent
 from qnet import settings
 from qnet.engine import Engine
@@ -78,7 +78,7 @@ def parents(config: settings.Settings, links: Callable[[], Mapping[str, Link]]) 
     there = links()
     default = config.network.parent
     if default:
-        yield _parent(f"default parent {default}", _ask(default), there)
+        yield _parent(f"default parent {default}", _ask(default, mode="bridge"), there)
     else:
         yield Finding("ok", "no default parent: networks name theirs (-o parent=LINK)")
     for file in sorted((Path(config.host.state_dir) / "networks").glob("*.json")):
@@ -87,7 +87,8 @@ def parents(config: settings.Settings, links: Callable[[], Mapping[str, Link]]) 
         except msgspec.MsgspecError as error:
             yield Finding("fail", f"{file} is damaged: {error}", "remove that network and make it again")
             continue
-        yield _parent(f"parent {network.parent} of network {network.id[:12]}", _ask(network.parent, network.mtu), there)
+        ask = _ask(network.parent, network.mtu, network.mode)
+        yield _parent(f"parent {network.parent} of network {network.id[:12]}", ask, there)
 
 
 def journal(state_dir: str) -> Iterator[Finding]:
@@ -108,7 +109,7 @@ def _parent(what: str, ask: Ask, links: Mapping[str, Link]) -> Finding:
     return Finding("ok", f"{what} is up")
 
 
-def _ask(parent: str, mtu: int = 0) -> Ask:
+def _ask(parent: str, mtu: int = 0, mode: ModeName = "macvlan") -> Ask:
     return Ask(
         id="",
         tenant=DEFAULT,
@@ -116,6 +117,7 @@ def _ask(parent: str, mtu: int = 0) -> Ask:
         parent=parent,
         macvlan_mode="bridge",
         mtu=mtu,
+        mode=mode,
         internal=False,
         host_access=False,
     )

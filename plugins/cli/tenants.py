@@ -42,7 +42,7 @@ def change_options(command: CommandT) -> CommandT:
             "supernets",
             multiple=True,
             metavar="NETWORK/PREFIX",
-            help="Its subnets lie in it.",
+            help="Its subnets lie in it; none: anywhere.",
         ),
         click.option("--max-addresses", type=click.IntRange(0), help="0: no limit."),
         click.option("--max-networks", type=click.IntRange(0), help="0: no limit."),
@@ -160,7 +160,8 @@ def _tenants(session: Session, store: Store) -> Tenants:
 
 
 def _change(options: dict[str, Any]) -> Change:
-    return Change(**{**options, "supernets": options["supernets"] or None})
+    supernets = options["supernets"]
+    return Change(**{**options, "supernets": () if supernets == ("none",) else supernets or None})
 
 
 def _say(record: TenantRecord, words: str, as_json: bool) -> None:

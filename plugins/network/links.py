@@ -76,7 +76,8 @@ class Links:
                 raise InvalidRequest(f"bridge {link.bridge!r} does not exist on this host any more")
             mtu = link.mtu or netlink.get_links(bridge)[0].get_attr("IFLA_MTU")
             peer = {"ifname": link.peer, "mtu": mtu} | ({"address": link.mac} if link.mac else {})
-            _make(netlink, {link.name, link.peer}, kind="veth", ifname=link.name, mtu=mtu, peer=peer)
+            names = {link.name, link.peer}
+            _make(netlink, names, kind="veth", ifname=link.name, address=link.port_mac, mtu=mtu, peer=peer)
 
     def attach(self, link: Veth) -> None:
         """Make the host's end of a pair a port of its bridge: frames flow from now on. Raises InvalidRequest."""

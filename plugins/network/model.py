@@ -157,6 +157,20 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
     )
 
 
+def check_mac(text: str) -> None:
+    """Whether a MAC address that a user asked for, if any, is one that a link can have.
+
+    Raises:
+        InvalidRequest: it is none, is 0 or names a group.
+    """
+    try:
+        octets = bytes.fromhex(text.replace(":", ""))
+    except ValueError as error:
+        raise InvalidRequest(f"MAC address {text[:32]!r} is none: {error}") from error
+    if text and (len(octets) != 6 or not any(octets) or octets[0] & 1):
+        raise InvalidRequest(f"MAC address {text[:32]} is not one that a link can have: 02:… to fe:…, first byte even")
+
+
 def _flag(name: str, text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise InvalidRequest(f"-o {name}={text[:32]}: true or false")

@@ -75,6 +75,12 @@ class Veth:
         """What the engine moves into the container."""
         return self.peer
 
+    @property
+    def port_mac(self) -> str:
+        """The MAC address of the port: a bridge takes the lowest of its ports', which must not be one that comes and
+        goes."""
+        return f"fe:{blake2s(self.name.encode(), digest_size=5).digest().hex(':')}"
+
 
 @dataclass(frozen=True, slots=True)
 class Guard:
@@ -185,7 +191,7 @@ def _check_beside(ask: Ask, others: Iterable[Network]) -> None:
 
 
 def _fit(link: Link) -> bool:
-    return not _unfit(link) and not link.name.startswith((*PREFIXES, BRIDGE_PREFIX))
+    return not _unfit(link) and not link.name.startswith(PREFIXES)
 
 
 def _unfit(link: Link) -> str:
@@ -193,8 +199,11 @@ def _unfit(link: Link) -> str:
         return "is the loopback"
     if link.kind in ("macvlan", "macvtap", "ipvlan"):
         return f"is itself a {link.kind} link{f': use its parent {link.parent}' if link.parent else ''}"
+    if link.name.startswith(BRIDGE_PREFIX):
+        return f"is qnet's own: use {link.name.removeprefix(BRIDGE_PREFIX)}"
     if link.master:
-        return f"is part of {link.master}: use {link.master}"
+        ours = link.master.startswith(BRIDGE_PREFIX)
+        return f"is part of {link.master}: {'networks in mode bridge have it' if ours else f'use {link.master}'}"
     if not link.up:
         return f"is down: ip link set {link.name} up"
     return ""

@@ -1,7 +1,6 @@
 """The nftables rules that keep an endpoint to its own addresses: a chain at the ingress of the host's end of its link.
 
-Everything is dropped but what is named. What a fragment hides is left to its receiver: Linux ignores fragmented router
-and neighbour messages (RFC 6980). Pure: `plugins.network.filters` gives it to nft.
+Everything is dropped but what is named. Pure: `plugins.network.filters` gives it to nft.
 """
 
 from __future__ import annotations
@@ -37,6 +36,8 @@ def of(guard: Guard) -> tuple[str, ...]:
     if len(six) > 1:
         targets = _set(hex(int(address)) for address in six)
         found += [
+            # fragments that could hide what the next rules look for: only these have their ports in the first one
+            "frag nexthdr != { tcp, udp, sctp, esp } drop",
             "icmpv6 type { nd-router-advert, nd-redirect } drop",
             # the target of an advertisement: nft 1.0.6 has no word for it
             f"icmpv6 type nd-neighbor-advert @th,64,128 != {targets} drop",

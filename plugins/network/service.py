@@ -17,6 +17,7 @@ from plugins.network.model import (
     Endpoint,
     Network,
     Subnet,
+    check_mac,
     command_with_driver,
     parse_ask,
     parse_options,
@@ -136,6 +137,7 @@ class Service:
                 raise InvalidRequest(f"--driver-opt {option[:64]}: a qnet endpoint has no options")
         if not addresses:
             raise InvalidRequest(f"endpoint {endpoint[:12]} has no address")
+        check_mac(mac)
         places = [(address, known.subnet_of(address)) for address in addresses]
         with self._locks[network] if known.macvlan_mode == "passthru" else ExitStack(), ExitStack() as undo:
             others = [one for one in self._repository.endpoints_of(network) if one.id != endpoint]

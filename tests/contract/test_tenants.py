@@ -113,7 +113,12 @@ def test_the_default_tenant_is_there_and_can_be_given_a_tag(tenants: Tenants) ->
     assert (tenants.get(DEFAULT).vlan, tenants.get(DEFAULT).since) == (0, "")
     assert tenants.change(DEFAULT, Change(vlan=AUTO)).vlan == 10
     assert tenants.get(DEFAULT).vlan == 10
-    for act in (lambda: tenants.remove(DEFAULT), lambda: tenants.rename(DEFAULT, "x")):
+    tenants.create("shop", Change(vlan=100))
+    for act in (
+        lambda: tenants.remove(DEFAULT),
+        lambda: tenants.rename(DEFAULT, "x"),
+        lambda: tenants.rename("shop", DEFAULT),
+    ):
         with pytest.raises(InvalidRequest, match="always there"):
             act()
 

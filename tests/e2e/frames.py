@@ -19,6 +19,7 @@ BROADCAST = "ff:ff:ff:ff:ff:ff"
 ALL_NODES, ALL_NODES_MAC = "ff02::1", "33:33:00:00:00:01"
 ARP, IPV4, IPV6, VLAN, PROVIDER_VLAN, LLDP = 0x0806, 0x0800, 0x86DD, 0x8100, 0x88A8, 0x88CC
 UDP, ICMPV6 = 17, 58
+FRAGMENT, DESTINATION_OPTIONS = 44, 60
 ROUTER_ADVERTISEMENT, NEIGHBOR_ADVERTISEMENT, REDIRECT = 134, 136, 137
 
 
@@ -78,6 +79,23 @@ def icmp6(source: str, to: str, kind: int, body: bytes) -> bytes:
     message = struct.pack("!BBH", kind, 0, 0) + body
     pseudo = one.packed + other.packed + struct.pack("!II", len(message), ICMPV6)
     return _ipv6(source, to, ICMPV6, struct.pack("!BBH", kind, 0, _sum(pseudo + message)) + body)
+
+
+def fragment(packet: bytes, mark: bytes, *, hidden: bool) -> bytes:
+    """The first fragment of an IPv6 packet (RFC 8200, 4.5): 8 bytes of what it carries, or, `hidden`, no byte of that,
+    but a header of options. The mark is in options that the receiver passes over."""
+
+    def options(before: int) -> bytes:
+        return bytes([before, 2, 1, 20]) + mark + bytes(4)
+
+    def head(before: int) -> bytes:
+        return struct.pack("!BBHI", before, 0, 1, 7)
+
+    if hidden:
+        first, rest = FRAGMENT, head(DESTINATION_OPTIONS) + options(packet[6])
+    else:
+        first, rest = DESTINATION_OPTIONS, options(FRAGMENT) + head(packet[6]) + packet[40:48]
+    return packet[:4] + struct.pack("!HB", len(rest), first) + packet[7:40] + rest
 
 
 def option(mark: bytes) -> bytes:

@@ -18,7 +18,20 @@ import pytest
 
 from tests.e2e import frames, kit
 from tests.e2e.conftest import restore_and_check
-from tests.e2e.frames import ALL_NODES, ALL_NODES_MAC, ARP, BROADCAST, IPV4, IPV6, arp, ethernet, icmp6, option, udp
+from tests.e2e.frames import (
+    ALL_NODES,
+    ALL_NODES_MAC,
+    ARP,
+    BROADCAST,
+    IPV4,
+    IPV6,
+    arp,
+    ethernet,
+    fragment,
+    icmp6,
+    option,
+    udp,
+)
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
@@ -127,13 +140,19 @@ ATTACKS: dict[str, Attack] = {
         v.mac, a.mac, IPV6, udp(OTHER6, v.address6, (9, 9), mark)
     ),
     "a neighbour advertisement for the gateway": lambda a, v, mark: ethernet(
-        v.mac, a.mac, IPV6, advertisement(kit.GATEWAY6, a, v, mark)
+        v.mac, a.mac, IPV6, advertised(kit.GATEWAY6, a, v, mark)
     ),
     "a router advertisement": lambda a, v, mark: ethernet(
         ALL_NODES_MAC, a.mac, IPV6, icmp6(a.local, ALL_NODES, frames.ROUTER_ADVERTISEMENT, bytes(12) + option(mark))
     ),
     "a redirect": lambda a, v, mark: ethernet(
         v.mac, a.mac, IPV6, icmp6(a.local, v.address6, frames.REDIRECT, bytes(36) + option(mark))
+    ),
+    "an advertisement cut in fragments": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, fragment(advertised(kit.GATEWAY6, a, v, b""), mark, hidden=False)
+    ),
+    "a fragment that hides what it carries": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, fragment(advertised(kit.GATEWAY6, a, v, b""), mark, hidden=True)
     ),
     "a DHCP server": lambda a, v, mark: ethernet(
         BROADCAST, a.mac, IPV4, udp(a.address, "255.255.255.255", (67, 68), mark)
@@ -152,7 +171,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-def advertisement(target: str, one: Box, to: Box, mark: bytes) -> bytes:
+def advertised(target: str, one: Box, to: Box, mark: bytes) -> bytes:
     """An advertisement that a target is at a container's MAC address, overriding what was known."""
     body = bytes.fromhex("20000000") + ipaddress.ip_address(target).packed + b"\2\1" + frames.mac(one.mac)
     return icmp6(one.address6, to.address6, frames.NEIGHBOR_ADVERTISEMENT, body + option(mark))
@@ -176,7 +195,7 @@ def test_an_attack_arrives_only_without_the_rules(
         lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, udp(a.address6, v.address6, (9, 9), mark)),
         lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, udp(a.local, v.address6, (9, 9), mark)),
         lambda a, v, mark: ethernet(v.mac, a.mac, ARP, arp(2, a.mac, a.address, v.mac, v.address) + mark),
-        lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, advertisement(a.address6, a, v, mark)),
+        lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, advertised(a.address6, a, v, mark)),
     ],
     ids=["IPv4", "IPv6", "link-local", "ARP", "neighbour"],
 )

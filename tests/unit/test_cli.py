@@ -739,6 +739,7 @@ def test_a_tenant_from_its_creation_to_its_removal(cluster: Cluster) -> None:
     assert f"tenant shop cannot be removed {said}" in cluster.refused("tenant", "rm", "shop", "--yes")
     assert f"tenant shop cannot be renamed {said}" in cluster.refused("tenant", "rename", "shop", "store")
     cluster.store.delete(schema.pool_key("shop", "10.100.1.0/24"))
+    assert cluster.json("tenant", "set", "shop", "--supernet", "none")["supernets"] == []
     assert cluster.qnet("tenant", "rename", "shop", "store").stdout == "tenant shop renamed to store\n"
     assert "remove tenant store with VNI 77?" in cluster.refused("tenant", "rm", "store")
     assert cluster.qnet("tenant", "rm", "store", answer="y\n").stdout == "tenant store removed\n"

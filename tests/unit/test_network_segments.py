@@ -11,7 +11,8 @@ import pytest
 
 from plugins.network import plan, rules
 from plugins.network.guards import Guards
-from plugins.network.model import Subnet
+from plugins.network.model import Endpoint, Network, Subnet
+from plugins.network.modes import MODES
 from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan
 from plugins.network.repository import Registry, Repository
 from plugins.network.segments import Segments
@@ -356,3 +357,29 @@ def test_rules_name_every_address_and_nothing_else() -> None:
     four = rules.script(Guard("qn-1", "02:11:22:33:44:55", ("10.0.0.9",)))
     assert "ip6" not in four
     assert "ip saddr" not in rules.script(Guard("qn-1", "02:11:22:33:44:55", ("fd00::9",)))
+
+
+@pytest.mark.parametrize("mac", ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "02:00", "fish"])
+def test_a_mac_address_must_be_one_that_a_link_can_have(bench: Bench, mac: str) -> None:
+    bench.create("a", "plain")
+    with pytest.raises(InvalidRequest, match="MAC address"):
+        bench.service.create_endpoint("a", "e" * 64, ["10.100.1.9"], mac, {})
+    assert bench.repository.endpoints.all() == ()
+
+
+def test_the_drivers_own_bridge_is_no_parent(bench: Bench) -> None:
+    """It goes with the networks that it was made for."""
+    bench.create("a", "plain", mode="bridge")
+    with pytest.raises(InvalidRequest, match="parent qb-eth1 is qnet's own: use eth1"):
+        bench.create("b", "plain", mode="bridge", parent="qb-eth1")
+
+
+def test_a_port_never_gives_its_bridge_an_address() -> None:
+    """A bridge takes the lowest MAC address of its ports."""
+    link = MODES["bridge"].endpoint(
+        Network(id="a", tenant="plain", subnets=SUBNET, parent="eth1", mode="bridge", bridge="br0"),
+        Endpoint(id="e" * 64, network="a", addresses=("10.100.1.9",), mac="02:00:00:00:00:01"),
+    )
+    assert isinstance(link, Veth)
+    assert link.port_mac.startswith("fe:")
+    assert len(link.port_mac) == 17
