@@ -226,20 +226,23 @@ def host_prefix(address: str) -> str:
     return f"{parsed}/{parsed.max_prefixlen}"
 
 
-def left_over(links: Collection[Link], networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> Collection[str]:
-    """Links of ours that nothing needs: an endpoint's that is gone, the host's own on a network without host_access,
-    a bridge or sub-interface that no network has. Those that stand on others come first."""
-    networks = tuple(networks)
+def left_over(links: Iterable[Link], networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> Collection[str]:
+    """Links of ours that nothing needs: an endpoint's that is gone, the host's own on a network without host_access."""
     wanted = {name for endpoint in endpoints for name in (endpoint_link(endpoint.id), container_end(endpoint.id))}
     wanted |= {
         name for network in networks if network.host_access for name in (own_link(network.id), own_port(network.id))
     }
-    bridges, needed = {network.bridge for network in networks}, {network.parent for network in networks}
-    ends = (
+    return sorted(
         link.name
         for link in links
         if link.kind in ("macvlan", "veth") and link.name.startswith(PREFIXES) and link.name not in wanted
     )
+
+
+def unused_segments(links: Collection[Link], networks: Collection[Network]) -> Collection[str]:
+    """Bridges and sub-interfaces of ours that no network stands on, what stands on others first. One may be of a
+    network that is being made: only time tells."""
+    bridges, needed = {network.bridge for network in networks}, {network.parent for network in networks}
     unused = (
         link.name
         for link in links
@@ -250,4 +253,4 @@ def left_over(links: Collection[Link], networks: Iterable[Network], endpoints: I
         for link in links
         if link.kind == "vlan" and (link.name == UNFINISHED or (link.ours and link.name not in needed))
     )
-    return [*sorted(ends), *sorted(unused), *sorted(tags)]
+    return [*sorted(unused), *sorted(tags)]

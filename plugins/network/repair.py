@@ -44,6 +44,7 @@ class Repair:
         self._grace = grace
         self._clock = clock
         self._missing: dict[str, float] = {}
+        self._unused: dict[str, float] = {}
 
     def local(self) -> None:
         """Links that nothing needs go, and hosts' own links come back after a reboot. Needs neither engine nor store.
@@ -56,6 +57,10 @@ class Repair:
             if self._kernel.delete(name):
                 metrics.REPAIRS.labels("link left over").inc()
                 logger.warning("link %s deleted: nothing uses it", name)
+        for name in self._older(plan.unused_segments(links.values(), networks)):
+            if self._kernel.delete(name):
+                metrics.REPAIRS.labels("link left over").inc()
+                logger.warning("link %s deleted: no network stands on it", name)
         for network in networks:
             try:
                 self._segments.sync(network)
@@ -66,6 +71,12 @@ class Repair:
             self._guards.sync()
         except QnetError as error:
             logger.warning("rules of endpoints: %s", error)
+
+    def _older(self, unused: Iterable[str]) -> list[str]:
+        """Those that were unused `grace` seconds ago already."""
+        now, before = self._clock(), self._unused
+        self._unused = {name: before.get(name, now) for name in unused}
+        return [name for name, since in self._unused.items() if now - since >= self._grace]
 
     def run(self, seen: EngineView, view: Callable[[], EngineView]) -> None:
         """Forget what the engine has not had for `grace` seconds, and publish what it has.

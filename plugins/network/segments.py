@@ -97,8 +97,9 @@ class Segments:
         """The network with the links that it is to stand on."""
         network = Network(**{name: getattr(ask, name) for name in ask.__struct_fields__})
         link = links[ask.parent]
-        if tenant.vlan and link.vlan != tenant.vlan:
-            vlan = plan.sub_interface(ask.parent, tenant.vlan, links)
+        if tenant.vlan:
+            trunk = link.parent if link.vlan == tenant.vlan else ask.parent
+            vlan = plan.sub_interface(trunk, tenant.vlan, links)
             network = msgspec.structs.replace(network, parent=vlan.name, trunk=vlan.trunk, vlan=vlan.vlan)
             link = links.get(vlan.name) or Link(vlan.name, "vlan", up=True, mtu=link.mtu, parent=vlan.trunk)
         if ask.mode == "bridge":

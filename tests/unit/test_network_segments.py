@@ -14,12 +14,15 @@ from plugins.network.guards import Guards
 from plugins.network.model import Endpoint, Network, Subnet
 from plugins.network.modes import MODES
 from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan
+from plugins.network.repair import Repair
 from plugins.network.repository import Registry, Repository
 from plugins.network.segments import Segments
 from plugins.network.service import Service
+from qnet.engine import InProgress
 from qnet.errors import InvalidRequest, NotFound, Unsupported
 from qnet.store.memory import MemoryStore
 from qnet.tenants import Change, Tenants
+from tests.unit.world import Clock
 
 SUBNET = (Subnet("10.100.1.0/24", "10.100.1.1"),)
 ETH1 = Link("eth1", "veth", up=True, mtu=1500)
@@ -186,6 +189,9 @@ def test_the_own_sub_interface_may_be_named(bench: Bench) -> None:
     bench.kernel.by_hand("eth1.100", 100)
     bench.create("a", "shop", parent="eth1.100")
     assert bench.parent("a") == "eth1.100"
+    bench.kernel.links = {"eth1": ETH1}  # a reboot
+    bench.segments.sync(bench.repository.network("a"))
+    assert set(bench.kernel.links) == {"eth1", "eth1.100"}
 
 
 @pytest.mark.parametrize(
@@ -259,8 +265,39 @@ def test_sub_interfaces_that_nothing_needs_are_left_over(bench: Bench) -> None:
     ours = Link("eth1.300", "vlan", up=True, mtu=1500, parent="eth1", vlan=300, ours=True)
     above = Link("qn-1", "macvlan", up=True, mtu=1500, parent="eth1.300")
     half_made = Link(plan.UNFINISHED, "vlan", up=False, mtu=1500, parent="eth1", vlan=5)
-    links = [*bench.kernel.links.values(), ours, above, half_made, replace(ours, name="eth1.400", ours=False)]
-    assert plan.left_over(links, bench.repository.networks.all(), ()) == ["qn-1", "eth1.300", plan.UNFINISHED]
+    bridge = Link("qb-eth1", "bridge", up=True, mtu=1500)
+    links = [*bench.kernel.links.values(), ours, above, half_made, bridge, replace(ours, name="eth1.400", ours=False)]
+    networks = bench.repository.networks.all()
+    assert plan.left_over(links, networks, ()) == ["qn-1"]
+    assert plan.unused_segments(links, networks) == ["qb-eth1", "eth1.300", plan.UNFINISHED]
+
+
+def test_a_segment_that_is_being_made_is_not_taken_away(bench: Bench) -> None:
+    """Its network is written down a moment later. What a crash left is there after the grace period still."""
+    clock = Clock()
+    registry = Registry(bench.store, "host1")
+    repair = Repair(
+        bench.repository,
+        registry,
+        bench.service,
+        bench.segments,
+        Guards(bench.repository, bench.filters),
+        bench.kernel,
+        InProgress(None),  # type: ignore[arg-type]
+        10,
+        clock,
+    )
+    bench.addresses.auxiliary = lambda *_: repair.local()  # type: ignore[method-assign]
+    bench.create("a", "shop", mode="bridge")
+    assert {"eth1.100", "qb-eth1.100"} <= set(bench.kernel.links)
+    bench.repository.networks.remove("a")
+    repair.local()
+    clock.time += 9
+    repair.local()
+    assert "eth1.100" in bench.kernel.links
+    clock.time += 1
+    repair.local()
+    assert set(bench.kernel.links) == {"eth1"}
 
 
 def test_networks_of_a_segment_share_its_bridge(bench: Bench) -> None:
