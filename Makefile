@@ -4,7 +4,7 @@ PYTEST := .venv/bin/pytest
 ENGINES := debian12 debian13 unstable
 CODE := qnet plugins tests
 
-.PHONY: demo demo-down test test-quick test-engines bench lint format typecheck lock bootstrap engines clean
+.PHONY: demo demo-down test test-quick test-engines test-vm bench lint format typecheck lock bootstrap engines clean
 
 bootstrap:
 	@packaging/bootstrap.sh
@@ -25,6 +25,11 @@ test: engines
 
 test-quick: bootstrap
 	$(PYTEST) -q tests/unit tests/contract -m "not slow"
+
+# Two virtual machines, by emulation, with a kernel that has 802.1q. The first run builds their image.
+test-vm: bootstrap
+	@packaging/bootstrap.sh vm
+	$(PYTEST) tests/vm
 
 # ONLY=ipam runs one part.
 bench: bootstrap

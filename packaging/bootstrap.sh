@@ -3,6 +3,7 @@
 #   packaging/bootstrap.sh           Debian packages and the virtual environment .venv
 #   packaging/bootstrap.sh engines   the same, and the Docker engines of Debian 13 and unstable in build/engines, with
 #                                    Debian 13's `docker compose`
+#   packaging/bootstrap.sh vm        the first, and what builds and runs the virtual machines of tests/vm
 # It checks first and acts on what is missing only: a second run does nothing and needs no network.
 # No service is started or enabled, and a Docker that the machine has already is left as it is.
 set -euo pipefail
@@ -15,6 +16,8 @@ policy=/usr/sbin/policy-rc.d
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 packages=(etcd-server etcd-client iproute2 nftables busybox-static iperf3 iputils-ping procps openssl
     python3-venv util-linux xz-utils)
+vm_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring e2fsprogs cpio lz4 openssh-client
+    tcpdump)
 
 say() { echo "bootstrap: $*"; }
 die() { echo "bootstrap: $*" >&2; exit 1; }
@@ -208,11 +211,14 @@ fetch_engines() {
 
 main() {
     local what=${1:-}
-    [[ -z $what || $what == engines ]] || die "usage: packaging/bootstrap.sh [engines]"
+    [[ -z $what || $what == engines || $what == vm ]] || die "usage: packaging/bootstrap.sh [engines|vm]"
     check_machine
     mkdir -p "$engines"
     exec 9>"$build/bootstrap.lock"
     flock 9
+    if [[ $what == vm ]]; then
+        packages+=("${vm_packages[@]}")
+    fi
     install_packages
     make_venv
     if own_docker; then

@@ -1,0 +1,118 @@
+"""A Docker host in a virtual machine: etcd on the first one, qnet's plugin and Debian's Docker on each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from tests.lab import image as containers
+from tests.lab.commands import Result, wait_for
+from tests.lab.model import PROJECT
+from tests.vm import rootfs
+from tests.vm.machine import Machine
+
+READY_WITHIN = 120.0  # seconds: Python and Docker take 10 to 20 times as long as without emulation
+SETTINGS = f"""
+[etcd]
+endpoints = ["{rootfs.ETCD}"]
+timeout = 4.5
+[docker]
+timeout = 60.0
+[network]
+parent = "eth1"
+[ipam]
+grace = 5.0
+rest = 2
+repair_interval = 5.0
+"""
+CREATE = ("network", "create", "-d", "qnet", "--ipam-driver", "qnet")
+
+
+class Host(Machine):
+    """What the tests do on a host."""
+
+    def install(self) -> None:
+        """Puts this clone's code, the settings and etcd's start in place, once for each disk."""
+        self.unpack(PROJECT, ("qnet", "plugins"), "/opt/qnet/code")
+        self.exec("sh", "-c", "mkdir -p /etc/qnet && cat >/etc/qnet/qnet.toml", stdin=SETTINGS)
+
+    def start_etcd(self) -> None:
+        """etcd's unit is ready when the command returns."""
+        self.exec("systemctl", "start", "etcd")
+
+    def start_daemons(self) -> None:
+        """The plugin, then the engine, which asks for it."""
+        self.exec("systemctl", "start", "qnet-network")
+        activate = ("curl", "-s", "-m", "30", "--unix-socket", "/run/docker/plugins/qnet.sock", "-X", "POST")
+        wait_for(
+            f"qnet-network on {self.name}",
+            lambda: self.exec(*activate, "http://plugin/Plugin.Activate", check=False).returncode == 0,
+            READY_WITHIN,
+            0.5,
+        )
+        self.exec("systemctl", "start", "docker")
+
+    def load_image(self) -> None:
+        """Brings busybox into the engine."""
+        *words, tar, name = containers.import_args("busybox")
+        self.feed(containers.tarball("busybox"), "docker", *words, "-", name)
+        assert tar.endswith(".tar")
+
+    def docker(self, *args: str, check: bool = True) -> Result:
+        """Runs the docker command."""
+        return self.exec("docker", *args, check=check)
+
+    def qnet(self, *args: str) -> str:
+        """Runs the qnet command; returns what it prints."""
+        return self.exec("qnet", *args).stdout
+
+    def network(self, name: str, tenant: str, *options: str, subnet: str = "10.60.0.0/24") -> None:
+        """Makes a qnet network of a tenant."""
+        self.docker(*CREATE, *whose(tenant), "--subnet", subnet, *options, name)
+
+    def start(self, name: str, network: str, *options: str) -> None:
+        """Starts a container that ends at once when it is stopped."""
+        words = ("run", "-d", "--stop-signal", "KILL", "--name", name, "--network", network)
+        self.docker(*words, *options, "busybox:latest", "sleep", "1d")
+
+    def pings(self, container: str, target: str, tries: int = 3) -> bool:
+        """Whether a container gets an answer from a target."""
+        ping = ("exec", container, "ping", "-c", "1", "-W", "3", target)
+        return any(self.docker(*ping, check=False).returncode == 0 for _ in range(tries))
+
+    def links(self) -> dict[str, dict[str, Any]]:
+        """The links in the host's own namespace, by name."""
+        listed = json.loads(self.exec("ip", "-j", "-d", "link").stdout)
+        return {link["ifname"]: link for link in listed}
+
+    def segments(self) -> set[str]:
+        """The names of the VLANs' sub-interfaces."""
+        return {name for name, link in self.links().items() if link.get("linkinfo", {}).get("info_kind") == "vlan"}
+
+    def add_vlan(self, vlan: int, name: str, alias: str = "") -> None:
+        """Makes a sub-interface of eth1 by hand."""
+        self.exec("ip", "link", "add", "link", "eth1", "name", name, "up", "type", "vlan", "id", str(vlan))
+        if alias:
+            self.exec("ip", "link", "set", name, "alias", alias)
+
+    def delete_links(self, names: Iterable[str]) -> None:
+        """Deletes links, whether they are there or not."""
+        for name in names:
+            self.exec("ip", "link", "delete", name, check=False)
+
+    def remove_all(self) -> None:
+        """Removes every container and qnet network, and the sub-interfaces that a test made by hand."""
+        boxes = self.docker("ps", "-aq").stdout.split()
+        if boxes:
+            self.docker("rm", "-f", *boxes)
+        networks = self.docker("network", "ls", "-q", "--filter", "driver=qnet").stdout.split()
+        if networks:
+            self.docker("network", "rm", *networks)
+        links = self.links()
+        self.delete_links(name for name in self.segments() if "ifalias" not in links[name])
+
+
+def whose(tenant: str) -> tuple[str, ...]:
+    """The options that make a network a tenant's."""
+    return ("-o", f"tenant={tenant}", "--ipam-opt", f"tenant={tenant}")
