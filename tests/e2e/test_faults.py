@@ -107,11 +107,13 @@ def test_etcd_loses_its_leader_under_load(three_members: Lab) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         loads = [pool.submit(load, host) for host in lab.hosts]
-        time.sleep(1.5)
-        leader.etcd.kill()
-        wait_for("another leader", lambda: _leads(lab, leader), 20)
-        time.sleep(1)
-        killed.set()
+        try:
+            time.sleep(1.5)
+            leader.etcd.kill()
+            wait_for("another leader", lambda: _leads(lab, leader), 20)
+            time.sleep(1)
+        finally:
+            killed.set()  # or the load would never end
         for one in loads:
             one.result()
     run(leader, "after")

@@ -53,7 +53,8 @@ class Etcd(Service):
         if self.process is None or answer.returncode != 0:
             return False
         status = json.loads(answer.stdout)[0]["Status"]
-        return bool(status["leader"] == status["header"]["member_id"])
+        # while there is none, the answer leaves the leader out
+        return bool(status.get("leader") == status["header"]["member_id"])
 
     def _ctl(self, *args: str) -> Result:
         argv = [
