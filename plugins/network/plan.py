@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2s
@@ -15,6 +16,7 @@ CONTAINER_PREFIX = "qc-"  # the other end of a pair, until the engine moves it
 OWN_PREFIX = "qh-"  # the host's own link on a network
 PORT_PREFIX = "qp-"  # the other end of that, if it is a pair
 BRIDGE_PREFIX = "qb-"
+END = re.compile(r"q[nchp]-[0-9a-f]{12}")  # an end of a pair: others make pairs too, and may name them nearly so
 PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX)
 UNFINISHED = "qt-unfinished"  # a sub-interface that is not marked as ours yet
 NAME_LENGTH = 15
@@ -235,7 +237,9 @@ def left_over(links: Iterable[Link], networks: Iterable[Network], endpoints: Ite
     return sorted(
         link.name
         for link in links
-        if link.kind in ("macvlan", "veth") and link.name.startswith(PREFIXES) and link.name not in wanted
+        if link.name not in wanted
+        if (link.kind == "macvlan" and link.name.startswith(PREFIXES))
+        or (link.kind == "veth" and END.fullmatch(link.name))
     )
 
 

@@ -137,9 +137,11 @@ def test_only_links_of_ours_that_nothing_needs_are_left_over() -> None:
     access, plain = network(id="3" * 64, host_access=True), network(id="4" * 64)
     names = [plan.endpoint_link(kept), plan.endpoint_link(gone), plan.own_link(access.id), plan.own_link(plain.id)]
     links = [Link(name, "macvlan", up=True, mtu=1500, parent="eth1") for name in names]
-    links += [Link("qn-veth", "veth", up=True, mtu=1500), *LINKS.values()]
+    pairs = [Link(name, "veth", up=True, mtu=1500) for name in ("qn-veth", "qn-0123456789ab", plan.container_end(kept))]
+    links += [*pairs, *LINKS.values()]
     endpoint = Endpoint(id=kept, network=access.id, addresses=("10.77.0.2",), mac="02:00:00:00:00:01")
-    assert plan.left_over(links, [access, plain], [endpoint]) == sorted([names[1], names[3], "qn-1234", "qn-veth"])
+    gone_too = ["qn-1234", "qn-0123456789ab"]
+    assert plan.left_over(links, [access, plain], [endpoint]) == sorted([names[1], names[3], *gone_too])
 
 
 def test_shim_routes_to_joined_endpoints_of_its_network_only() -> None:
