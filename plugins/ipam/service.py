@@ -39,7 +39,7 @@ DEADLINE = 4.5
 CATCH_UP = 1.0
 FULL_WORDS = 1.0
 CHANGES = 5
-AUXILIARY_WAIT = 0.2
+AUXILIARY_WAIT, AUXILIARY_TRIES = 0.2, 10
 
 
 class Service:
@@ -225,7 +225,7 @@ class Service:
     def _take_asked(self, caller: Caller, pool: PoolId, address: IPAddress, container: str) -> IPAddress:
         opened = self._repository.open(pool.tenant, pool.subnet)
         record = self._fresh(caller, container, asked=True)
-        for patience in (True, True, True, False):
+        for patience in (*[True] * AUXILIARY_TRIES, False):
             stored = self._repository.create(opened, address, record)
             has = stored.record
             if has.claim == record.claim:
