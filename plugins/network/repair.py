@@ -19,6 +19,21 @@ from qnet.errors import QnetError
 logger = logging.getLogger(__name__)
 
 
+class Sightings:
+    """What was seen, and since when without a break."""
+
+    def __init__(self, grace: float, clock: Callable[[], float]) -> None:
+        self._grace = grace
+        self._clock = clock
+        self._since: dict[str, float] = {}
+
+    def overdue(self, seen: Iterable[str]) -> list[str]:
+        """Those that are seen now and were `grace` seconds ago; never at the first sighting."""
+        now, before = self._clock(), self._since
+        self._since = {name: before.get(name, now) for name in seen}
+        return [name for name in self._since if name in before and now - before[name] >= self._grace]
+
+
 class Repair:
     """Compares what qnet keeps with the kernel and the engine."""
 
@@ -41,10 +56,8 @@ class Repair:
         self._guards = guards
         self._kernel = kernel
         self._in_progress = in_progress
-        self._grace = grace
-        self._clock = clock
-        self._missing: dict[str, float] = {}
-        self._unused: dict[str, float] = {}
+        self._missing = Sightings(grace, clock)
+        self._unused = Sightings(grace, clock)
 
     def local(self) -> None:
         """Links that nothing needs go, and hosts' own links come back after a reboot. Needs neither engine nor store.
@@ -57,7 +70,7 @@ class Repair:
             if self._kernel.delete(name):
                 metrics.REPAIRS.labels("link left over").inc()
                 logger.warning("link %s deleted: nothing uses it", name)
-        for name in self._older(plan.unused_segments(links.values(), networks)):
+        for name in self._unused.overdue(plan.unused_segments(links.values(), networks)):
             if self._kernel.delete(name):
                 metrics.REPAIRS.labels("link left over").inc()
                 logger.warning("link %s deleted: no network stands on it", name)
@@ -72,12 +85,6 @@ class Repair:
         except QnetError as error:
             logger.warning("rules of endpoints: %s", error)
 
-    def _older(self, unused: Iterable[str]) -> list[str]:
-        """Those that were unused `grace` seconds ago already."""
-        now, before = self._clock(), self._unused
-        self._unused = {name: before.get(name, now) for name in unused}
-        return [name for name, since in self._unused.items() if now - since >= self._grace]
-
     def run(self, seen: EngineView, view: Callable[[], EngineView]) -> None:
         """Forget what the engine has not had for `grace` seconds, and publish what it has.
 
@@ -89,7 +96,7 @@ class Repair:
         """
         endpoints = {endpoint.id for endpoint in self._repository.endpoints.all()}
         known = endpoints | {network.id for network in self._repository.networks.all()}
-        gone = self._gone(known - _has(seen))
+        gone = self._missing.overdue(known - _has(seen))
         sure = set(gone) - self._in_progress.may_explain(gone)
         for endpoint in sure - _has(view()) if sure else ():
             metrics.REPAIRS.labels("unknown to the engine").inc()
@@ -99,12 +106,6 @@ class Repair:
             else:
                 self._service.delete_network(endpoint)
         self._publish({network.id: network.name for network in seen.networks})
-
-    def _gone(self, missing: Iterable[str]) -> list[str]:
-        """Those that are missing now and were `grace` seconds ago."""
-        now, before = self._clock(), self._missing
-        self._missing = {name: before.get(name, now) for name in missing}
-        return [name for name in self._missing if name in before and now - before[name] >= self._grace]
 
     def _publish(self, names: dict[str, str]) -> None:
         published = self._registry.published()
