@@ -28,11 +28,13 @@ from plugins.ipam.uses import Carving, Uses
 from plugins.network.filters import Filters
 from plugins.network.guards import Guards
 from plugins.network.links import Links
+from plugins.network.overlay import Overlay
 from plugins.network.repair import Repair as NetworkRepair
 from plugins.network.repository import Registry
 from plugins.network.repository import Repository as Networks
 from plugins.network.segments import Segments
 from plugins.network.service import Service as Network
+from plugins.network.tunnels import Tunnels
 from plugins.repair import RepairLoop
 from qnet.connect import open_store
 from qnet.engine import Engine, InProgress
@@ -68,8 +70,10 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
     networks, registry = Networks(state_dir, run_dir), Registry(store, host)
     filters = Filters()
-    segments = Segments(networks, links, filters, tenants)
-    network = Network(networks, registry, links, filters, endpoints, segments, config.network.parent)
+    overlay = Overlay(store, Tunnels(), filters, host)
+    segments = Segments(networks, links, filters, tenants, overlay)
+    wires = config.network
+    network = Network(networks, registry, links, filters, endpoints, segments, wires.parent, wires.underlay)
 
     grace = config.ipam.grace
     loop = RepairLoop(
@@ -89,6 +93,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
     def stop() -> None:
         loop.stop()
+        overlay.close()
         ipam.close()
         store.close()
 

@@ -19,6 +19,7 @@ HOSTS = ROOT + "hosts/"
 NETWORKS = ROOT + "networks/"
 TENANTS = ROOT + "tenants/"
 SEGMENTS = ROOT + "segments/"
+VTEPS = ROOT + "vteps/"
 
 ADDRESS = "address/"
 RESTING = "resting/"
@@ -50,6 +51,13 @@ class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     v: int = 1
     tenant: str
+
+
+class VtepRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`vteps/VNI/HOST`: the underlay address at which a host takes the frames of a VNI. Written by that host only."""
+
+    v: int = 1
+    address: str
 
 
 class PoolRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -133,6 +141,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     gateways: tuple[str, ...] = ()
     driver_mode: str = "macvlan"
     vlan: int = 0
+    vni: int = 0
     parent: str = ""
     macvlan_mode: str = "bridge"
     mtu: int = 0
@@ -230,6 +239,11 @@ def host_key(host: str) -> str:
 def tenant_contents_prefix(tenant: str) -> str:
     """Everything inside all pools of a tenant."""
     return f"{CONTENTS}{tenant}/"
+
+
+def vtep_key(vni: int, host: str = "") -> str:
+    """Where a VtepRecord stands; without a host, the prefix of all of the VNI."""
+    return f"{VTEPS}{vni}/{host}"
 
 
 def network_key(host: str, network: str = "") -> str:

@@ -52,9 +52,10 @@ class Docker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The network plugin. `parent` is used by networks made without `-o parent=`."""
+    """The network plugin. `parent` is used by networks made without `-o parent=`, `underlay` by those of mode vxlan."""
 
     parent: str = ""
+    underlay: str = ""
     socket: str = "/run/docker/plugins/qnet.sock"
     threads: int = 64
 

@@ -57,7 +57,8 @@ class Forget:
 
     def _withdraw(self, host: str) -> int:
         networks = self._store.range(schema.network_key(host)).kvs
-        for kv in networks:
+        vteps = [kv for kv in self._store.range(schema.VTEPS).kvs if kv.key.endswith(f"/{host}")]
+        for kv in (*networks, *vteps):
             self._delete(kv, host)
         return len(networks)
 

@@ -63,15 +63,19 @@ class Endpoints:
         for text in addresses:
             self._uses.shared.make_auxiliary(pool, parse_address(text))
 
-    def take_host_address(self, tenant: str, subnet: str, network: str) -> str:
-        """The host's own address on a network; the same one each time. Raises Exhausted, Unavailable."""
+    def take_host_address(self, tenant: str, subnet: str, network: str, mac: str) -> str:
+        """The host's own address on a network; the same one each time. `mac`: where it is, if that is known.
+
+        Raises:
+            Exhausted, Unavailable
+        """
         pool_id = PoolId(tenant, parse_subnet(subnet))
         pool = self._repository.open(tenant, pool_id.subnet)
         found = self._host_address(pool, network)
         if found is not None:
             return str(found.address)
         record = AddressRecord(
-            kind="host", host=self._host, since=self._now(), claim=secrets.token_hex(8), network=network
+            kind="host", host=self._host, since=self._now(), claim=secrets.token_hex(8), network=network, mac=mac
         )
         # from the upper half while there is room: people give out addresses by hand from below
         halves: list[IPNetwork] = list(pool_id.subnet.subnets()) if pool_id.subnet.num_addresses > 4 else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -27,6 +28,10 @@ class Filters:
     def shield(self, bridge: str) -> None:
         """Keep the host itself off a segment that it bridges. Raises Unsupported, Unavailable."""
         self._nft(rules.shield(bridge), f"keep the host off {bridge}")
+
+    def underlay(self, vnis: Mapping[int, frozenset[str]], links: Collection[str]) -> None:
+        """Take the packets of these VNIs from these hosts only, over these links. Raises Unsupported, Unavailable."""
+        self._nft(rules.underlay(vnis, links), "guard the underlay")
 
     def chains(self) -> frozenset[str]:
         """The devices whose rules are in force, or would be if the device were there."""

@@ -1,4 +1,4 @@
-"""The kernel's links, addresses and routes: the only user of pyroute2. One netlink socket for each operation."""
+"""The kernel's links, addresses and routes."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import errno
 import ipaddress
 import logging
 import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from plugins.network.plan import UNFINISHED, Bridge, Link, Macvlan, Shim, Veth, Vlan, host_prefix
-from qnet.errors import Conflict, InvalidRequest, QnetError, Unavailable, Unsupported
+from plugins.network.netlink import GONE, index_of, operation
+from plugins.network.plan import UNFINISHED, VXLAN_PREFIX, Bridge, Link, Macvlan, Shim, Veth, Vlan, Vxlan, host_prefix
+from plugins.network.rules import VXLAN_PORT
+from qnet.errors import InvalidRequest, Unavailable
 
 logger = logging.getLogger(__name__)
 
 ALIAS = "qnet"
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
+NTF_MASTER, STATIC = 4, 0x40  # of a bridge's forwarding entry
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
-GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH)
 
 
 class Links:
@@ -34,15 +35,15 @@ class Links:
 
     def all(self) -> dict[str, Link]:
         """Every link, by name; none that is being made."""
-        with self._making, _netlink("list links") as netlink:
+        with self._making, operation("list links") as netlink:
             entries = list(netlink.get_links())
         names = {entry["index"]: entry.get_attr("IFLA_IFNAME") for entry in entries}
         return {names[entry["index"]]: _link(entry, names) for entry in entries}
 
     def addresses(self, name: str) -> Collection[str]:
         """The addresses that the host has on a link, without those that the link gave itself."""
-        with _netlink(f"list the addresses of {name}") as netlink:
-            index = _index(netlink, name)
+        with operation(f"list the addresses of {name}") as netlink:
+            index = index_of(netlink, name)
             found = [] if index is None else [entry.get_attr("IFA_ADDRESS") for entry in netlink.get_addr(index=index)]
         return [text for text in found if not ipaddress.ip_address(text).is_link_local]
 
@@ -60,8 +61,8 @@ class Links:
             self._add_veth(link)
 
     def _add_macvlan(self, link: Macvlan) -> None:
-        with _netlink(f"make link {link.name} on {link.parent}") as netlink:
-            parent = _index(netlink, link.parent)
+        with operation(f"make link {link.name} on {link.parent}") as netlink:
+            parent = index_of(netlink, link.parent)
             if parent is None:
                 raise InvalidRequest(f"parent {link.parent!r} does not exist on this host any more")
             wanted: dict[str, Any] = {"macvlan_mode": link.mode}
@@ -70,8 +71,8 @@ class Links:
             _make(netlink, {link.name}, kind="macvlan", ifname=link.name, link=parent, **wanted)
 
     def _add_veth(self, link: Veth) -> None:
-        with _netlink(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink:
-            bridge = _index(netlink, link.bridge)
+        with operation(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink:
+            bridge = index_of(netlink, link.bridge)
             if bridge is None:
                 raise InvalidRequest(f"bridge {link.bridge!r} does not exist on this host any more")
             mtu = link.mtu or netlink.get_links(bridge)[0].get_attr("IFLA_MTU")
@@ -81,12 +82,15 @@ class Links:
 
     def attach(self, link: Veth) -> None:
         """Make the host's end of a pair a port of its bridge: frames flow from now on. Raises InvalidRequest."""
-        with _netlink(f"make {link.name} a port of {link.bridge}") as netlink:
-            index, bridge = _index(netlink, link.name), _index(netlink, link.bridge)
+        with operation(f"make {link.name} a port of {link.bridge}") as netlink:
+            index, bridge = index_of(netlink, link.name), index_of(netlink, link.bridge)
             if index is None or bridge is None:
                 raise InvalidRequest(f"{link.name} or {link.bridge} does not exist on this host any more")
             _no_ipv6(link.name)
             netlink.link("set", index=index, master=bridge, state="up")
+            if link.mac:
+                # the bridge may have learned it where the container ran before
+                netlink.fdb("replace", ifindex=index, lladdr=link.mac, flags=NTF_MASTER, state=STATIC)
 
     def add_bridge(self, bridge: Bridge) -> bool:
         """Make a bridge, down, if it is not there, and its port a port of it. Returns whether it was made.
@@ -96,11 +100,11 @@ class Links:
             Conflict: the port is used by another kind of link.
         """
         what = f"make bridge {bridge.name} over {bridge.port}"
-        with self._making, _netlink(what, "bridges", "bridge") as netlink:
-            port = _index(netlink, bridge.port)
+        with self._making, operation(what, "bridges", "bridge") as netlink:
+            port = index_of(netlink, bridge.port)
             if port is None:
                 raise InvalidRequest(f"parent {bridge.port!r} does not exist on this host any more")
-            index = _index(netlink, bridge.name)
+            index = index_of(netlink, bridge.name)
             made = index is None
             if index is None:
                 mtu = netlink.get_links(port)[0].get_attr("IFLA_MTU")
@@ -114,7 +118,7 @@ class Links:
 
     def bring_up(self, name: str) -> None:
         """Let frames flow over a link, if it is there."""
-        with _netlink(f"bring up {name}") as netlink:
+        with operation(f"bring up {name}") as netlink:
             for index in netlink.link_lookup(ifname=name):
                 netlink.link("set", index=index, state="up")
 
@@ -126,11 +130,11 @@ class Links:
             Unsupported: the kernel has no 802.1q.
         """
         what = f"make link {link.name} for VLAN {link.vlan} of {link.trunk}"
-        with self._making, _netlink(what, "802.1q", "8021q") as netlink:
-            trunk = _index(netlink, link.trunk)
+        with self._making, operation(what, "802.1q", "8021q") as netlink:
+            trunk = index_of(netlink, link.trunk)
             if trunk is None:
                 raise InvalidRequest(f"parent {link.trunk!r} does not exist on this host any more")
-            index = _index(netlink, link.name)
+            index = index_of(netlink, link.name)
             if index is None:
                 # under its own name only once it is marked: what a crash leaves before, is known by its name
                 for old in netlink.link_lookup(ifname=UNFINISHED):
@@ -141,10 +145,37 @@ class Links:
                 netlink.link("set", index=index, ifname=link.name)
             netlink.link("set", index=index, state="up")
 
+    def add_vxlan(self, link: Vxlan) -> None:
+        """Make the link of a VNI if it is not there, let it send from the address that it should, and bring it up.
+
+        It learns nothing, and answers questions for addresses itself (`plugins.network.overlay` tells it).
+
+        Raises:
+            InvalidRequest: the underlay is gone.
+            Conflict: another link has the VNI.
+            Unsupported: the kernel has no VXLAN.
+        """
+        what = f"make link {link.name} for VNI {link.vni} over {link.underlay}"
+        with self._making, operation(what, "VXLAN", "vxlan") as netlink:
+            underlay = index_of(netlink, link.underlay)
+            if underlay is None:
+                raise InvalidRequest(f"parent {link.underlay!r} does not exist on this host any more")
+            local = {"vxlan_local6" if ":" in link.local else "vxlan_local": link.local}
+            index = index_of(netlink, link.name)
+            if index is None:
+                how = {"vxlan_port": VXLAN_PORT, "vxlan_learning": 0, "vxlan_proxy": 1}
+                names = {"kind": "vxlan", "vxlan_id": link.vni, "vxlan_link": underlay}
+                netlink.link("add", ifname=link.name, **names, **local, **how)
+                index = netlink.link_lookup(ifname=link.name)[0]
+            else:
+                netlink.link("set", index=index, kind="vxlan", vxlan_id=link.vni, **local)
+            _ipv6(link.name, "addr_gen_mode", "1")  # no address of its own, but it must answer for those of others
+            netlink.link("set", index=index, state="up")
+
     def delete(self, name: str) -> bool:
         """Delete a link; returns whether it was there."""
-        with _netlink(f"delete link {name}") as netlink:
-            index = _index(netlink, name)
+        with operation(f"delete link {name}") as netlink:
+            index = index_of(netlink, name)
             if index is None:
                 return False
             try:
@@ -161,8 +192,8 @@ class Links:
             self.add(shim.link)
             if isinstance(shim.link, Veth):
                 self.attach(shim.link)
-        with _netlink(f"set up {shim.name}") as netlink:
-            index = _index(netlink, shim.name)
+        with operation(f"set up {shim.name}") as netlink:
+            index = index_of(netlink, shim.name)
             if index is None:
                 raise Unavailable(f"link {shim.name} vanished while it was set up; try again")
             netlink.link("set", index=index, state="up")
@@ -173,7 +204,7 @@ class Links:
 
     def routes(self) -> Collection[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """The networks that this host routes, without the default route."""
-        with _netlink("list routes") as netlink:
+        with operation("list routes") as netlink:
             entries = [*netlink.get_routes(family=2), *netlink.get_routes(family=10)]
         found = set()
         for entry in entries:
@@ -209,29 +240,6 @@ def _scope(prefix: str) -> int:
     return RT_SCOPE_UNIVERSE if ":" in prefix else RT_SCOPE_LINK
 
 
-@contextmanager
-def _netlink(what: str, feature: str = "macvlan", module: str = "macvlan") -> Iterator[IPRoute]:
-    """A netlink socket for one operation, with the kernel's refusals as qnet's errors."""
-    try:
-        with IPRoute() as netlink:
-            yield netlink
-    except NetlinkError as error:
-        raise _translated(what, error, feature, module) from error
-
-
-def _translated(what: str, error: NetlinkError, feature: str, module: str) -> QnetError:
-    reason = f"{what}: {errno.errorcode.get(error.code, error.code)}"
-    if error.code == errno.EOPNOTSUPP:
-        return Unsupported(f"{reason}: this kernel has no {feature}: load it (modprobe {module})")
-    if error.code == errno.EADDRINUSE:
-        return Conflict(f"{reason}: the MAC address is in use on this parent")
-    if error.code == errno.EBUSY:
-        return Conflict(f"{reason}: the parent is used by another kind of link; see ip -d link")
-    if error.code == errno.EINVAL:
-        return InvalidRequest(f"{reason}: the kernel refuses this combination of parent, mode and mtu")
-    return Unavailable(f"{reason}: {error}")
-
-
 def _make(netlink: IPRoute, names: Collection[str], **wanted: Any) -> None:
     """Make links, in place of any of their names that were left behind."""
     try:
@@ -247,27 +255,35 @@ def _make(netlink: IPRoute, names: Collection[str], **wanted: Any) -> None:
 
 def _no_ipv6(name: str) -> None:
     """The host has nothing to say on a link that only carries the frames of others, not even its own address."""
-    knob = Path("/proc/sys/net/ipv6/conf") / name / "disable_ipv6"
-    if knob.exists():
-        knob.write_text("1")
+    _ipv6(name, "disable_ipv6", "1")
 
 
-def _index(netlink: IPRoute, name: str) -> int | None:
-    found: list[int] = netlink.link_lookup(ifname=name)
-    return found[0] if found else None
+def _ipv6(name: str, knob: str, value: str) -> None:
+    """Set a link's `net.ipv6.conf`, if the kernel has IPv6."""
+    file = Path("/proc/sys/net/ipv6/conf") / name / knob
+    if file.exists():
+        file.write_text(value)
 
 
 def _link(entry: Any, names: dict[int, str]) -> Link:
-    parent = entry.get_attr("IFLA_LINK")
     kind = entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or ""
+    data = entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA") if kind in ("vlan", "vxlan") else None
+    parent = data.get_attr("IFLA_VXLAN_LINK") if data and kind == "vxlan" else entry.get_attr("IFLA_LINK")
+    name = entry.get_attr("IFLA_IFNAME")
     return Link(
-        name=entry.get_attr("IFLA_IFNAME"),
+        name=name,
         kind=kind,
         up=bool(entry["flags"] & IFF_UP),
         mtu=entry.get_attr("IFLA_MTU") or 0,
         parent=names.get(parent, "") if parent and kind != "veth" else "",
         master=names.get(entry.get_attr("IFLA_MASTER") or 0, ""),
         loopback=bool(entry["flags"] & IFF_LOOPBACK),
-        vlan=entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VLAN_ID") or 0 if kind == "vlan" else 0,
-        ours=entry.get_attr("IFLA_IFALIAS") == ALIAS,
+        vlan=(data.get_attr("IFLA_VLAN_ID") or 0) if data and kind == "vlan" else 0,
+        local=_local(data) if data and kind == "vxlan" else "",
+        ours=entry.get_attr("IFLA_IFALIAS") == ALIAS or (kind == "vxlan" and name.startswith(VXLAN_PREFIX)),
     )
+
+
+def _local(data: Any) -> str:
+    """The address that a VXLAN link sends from."""
+    return str(data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6") or "")

@@ -14,7 +14,7 @@ from qnet.tenants import DEFAULT, parse_tenant
 
 MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
-ModeName: TypeAlias = Literal["macvlan", "bridge"]
+ModeName: TypeAlias = Literal["macvlan", "bridge", "vxlan"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
 OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant")
 MIN_MTU = {4: 68, 6: 1280}
@@ -37,8 +37,9 @@ class Subnet(msgspec.Struct, frozen=True):
 class Network(msgspec.Struct, frozen=True, kw_only=True):
     """A network of this host's engine, as it is kept on disk. `mtu` 0: the parent's.
 
-    With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`. In mode bridge, `bridge` joins the
-    endpoints; it is the parent itself if that is one.
+    With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`; with a `vni`, it is the VXLAN link
+    whose packets travel over `trunk`. In modes bridge and vxlan, `bridge` joins the endpoints; it is the parent itself
+    if that is one.
     """
 
     v: int = 1
@@ -53,6 +54,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     host_addresses: tuple[str, ...] = ()
     trunk: str = ""
     vlan: int = 0
+    vni: int = 0
     mode: ModeName = "macvlan"
     bridge: str = ""
     spoof_check: bool = True
@@ -116,11 +118,14 @@ def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
     return {name: value for name, value in generic.items() if name in OPTIONS}, internal is True or internal == "true"
 
 
-def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet], parent: str) -> Ask:
+def parse_ask(
+    network: str, options: Mapping[str, Any], subnets: Sequence[Subnet], parent: str, underlay: str = ""
+) -> Ask:
     """CreateNetwork's options as values.
 
     Args:
         parent: the host's default parent, for networks that name none.
+        underlay: the same for networks of mode vxlan; empty: `parent`.
 
     Raises:
         InvalidRequest: naming the option, its value and what is allowed.
@@ -129,10 +134,10 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
     mode = given.get("mode", "macvlan")
     if mode not in MODE_NAMES:
         raise InvalidRequest(f"-o mode={mode[:32]}: no such mode; there are: {', '.join(MODE_NAMES)}")
-    for option, needs in (("macvlan_mode", "macvlan"), ("spoof_check", "bridge")):
-        if option in given and mode != needs:
+    for option, needs in (("macvlan_mode", ("macvlan",)), ("spoof_check", ("bridge", "vxlan"))):
+        if option in given and mode not in needs:
             raise InvalidRequest(
-                f"-o {option}={given[option][:32]} needs mode={needs}: networks of mode {mode} have none"
+                f"-o {option}={given[option][:32]} needs mode={' or '.join(needs)}: networks of mode {mode} have none"
             )
     macvlan = given.get("macvlan_mode", "bridge")
     if macvlan not in MACVLAN_MODES:
@@ -147,7 +152,7 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
         id=network,
         tenant=tenant,
         subnets=tuple(subnets),
-        parent=given.get("parent", "") or parent,
+        parent=given.get("parent", "") or (underlay if mode == "vxlan" else "") or parent,
         mode=mode,  # type: ignore[arg-type]
         spoof_check=_flag("spoof_check", given.get("spoof_check", "true")),
         macvlan_mode=macvlan,  # type: ignore[arg-type]

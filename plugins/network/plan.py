@@ -16,6 +16,7 @@ CONTAINER_PREFIX = "qc-"  # the other end of a pair, until the engine moves it
 OWN_PREFIX = "qh-"  # the host's own link on a network
 PORT_PREFIX = "qp-"  # the other end of that, if it is a pair
 BRIDGE_PREFIX = "qb-"
+VXLAN_PREFIX = "qx-"
 END = re.compile(r"q[nchp]-[0-9a-f]{12}")  # an end of a pair: others make pairs too, and may name them nearly so
 PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX)
 UNFINISHED = "qt-unfinished"  # a sub-interface that is not marked as ours yet
@@ -25,7 +26,8 @@ NAME_LENGTH = 15
 @dataclass(frozen=True, slots=True)
 class Link:
     """A link of the host as the kernel lists it; `parent` is the name of the link it stands on, `master` of the
-    bridge or bond it is part of; both may be empty. `ours`: qnet made it and may delete it (told by its alias)."""
+    bridge or bond it is part of; both may be empty. `local`: the address that a VXLAN link sends from. `ours`: qnet
+    made it and may delete it (told by its alias)."""
 
     name: str
     kind: str
@@ -35,6 +37,7 @@ class Link:
     master: str = ""
     loopback: bool = False
     vlan: int = 0
+    local: str = ""
     ours: bool = False
 
 
@@ -81,7 +84,7 @@ class Veth:
     def port_mac(self) -> str:
         """The MAC address of the port: a bridge takes the lowest of its ports', which must not be one that comes and
         goes."""
-        return f"fe:{blake2s(self.name.encode(), digest_size=5).digest().hex(':')}"
+        return f"fe:{_digest(self.name, 5).hex(':')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,16 @@ class Vlan:
     name: str
     trunk: str
     vlan: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan:
+    """A link for the frames of one VNI (RFC 7348), which travel from the address `local` over the link `underlay`."""
+
+    name: str
+    underlay: str
+    vni: int
+    local: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,11 @@ def own_port(network: str) -> str:
     return (PORT_PREFIX + network)[:NAME_LENGTH]
 
 
+def own_mac(network: str) -> str:
+    """The MAC address of the host's own pair on a network: each host has an id of its own for a network."""
+    return f"fa:{_digest(network, 5).hex(':')}"
+
+
 def bridge_over(link: Link) -> str:
     """The name of the bridge that a link is to be a port of: the link itself, if it is a bridge."""
     if link.kind == "bridge":
@@ -141,7 +159,11 @@ def bridge_over(link: Link) -> str:
 
 
 def _short(name: str) -> str:
-    return blake2s(name.encode(), digest_size=4).hexdigest()
+    return _digest(name, 4).hex()
+
+
+def _digest(name: str, size: int) -> bytes:
+    return blake2s(name.encode(), digest_size=size).digest()
 
 
 def sub_interface(trunk: str, vlan: int, links: Mapping[str, Link]) -> Vlan:
@@ -153,6 +175,35 @@ def sub_interface(trunk: str, vlan: int, links: Mapping[str, Link]) -> Vlan:
     if len(name) > NAME_LENGTH:
         name = f"qv{_short(trunk)}.{vlan}"
     return Vlan(name, trunk, vlan)
+
+
+def vxlan_link(vni: int) -> str:
+    """The name of the link for the frames of a VNI."""
+    return f"{VXLAN_PREFIX}{vni}"
+
+
+def underlay_address(link: str, addresses: Iterable[str]) -> str:
+    """The address from which VXLAN packets leave a link: the lowest IPv4 one, so that all hosts choose alike.
+
+    Raises:
+        InvalidRequest: it has none.
+    """
+    parsed = sorted(map(ipaddress.ip_address, addresses), key=lambda address: (address.version, int(address)))
+    if not parsed:
+        raise InvalidRequest(
+            f"parent {link} has no address, from which VXLAN packets would leave: name the link between the hosts that "
+            f"has one, -o parent=LINK or underlay in [network] of the settings"
+        )
+    return str(parsed[0])
+
+
+def stands(network: Network, bridge: Bridge | None, local: str, links: Mapping[str, Link]) -> bool:
+    """Whether the links that a network stands on are there as they should be."""
+    parent = links.get(network.parent)
+    if parent is None or not parent.up or parent.vlan != (network.vlan or parent.vlan) or parent.local != local:
+        return False
+    joint = links.get(bridge.name) if bridge else None
+    return bridge is None or (joint is not None and joint.up and parent.master == bridge.name)
 
 
 def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network], *, trunk: bool = False) -> None:
@@ -169,7 +220,7 @@ def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network],
         raise InvalidRequest(f"parent {ask.parent[:64]!r} does not exist on this host; links: {could}")
     if not trunk:
         _check_beside(ask, [other for other in others if other.parent == ask.parent and other.id != ask.id])
-    shared = link.master == bridge_over(link) and (trunk or ask.mode == "bridge")
+    shared = link.master == bridge_over(link) and (trunk or ask.mode != "macvlan")
     reason = "" if shared else _unfit(link)
     if reason:
         raise InvalidRequest(f"parent {ask.parent} {reason}; links: {could}")
@@ -201,8 +252,8 @@ def _unfit(link: Link) -> str:
         return "is the loopback"
     if link.kind in ("macvlan", "macvtap", "ipvlan"):
         return f"is itself a {link.kind} link{f': use its parent {link.parent}' if link.parent else ''}"
-    if link.name.startswith(BRIDGE_PREFIX):
-        return f"is qnet's own: use {link.name.removeprefix(BRIDGE_PREFIX)}"
+    if link.name.startswith((VXLAN_PREFIX, BRIDGE_PREFIX)):
+        return f"is qnet's own: use {link.parent or link.name.removeprefix(BRIDGE_PREFIX)}"
     if link.master:
         ours = link.master.startswith(BRIDGE_PREFIX)
         return f"is part of {link.master}: {'networks in mode bridge have it' if ours else f'use {link.master}'}"
@@ -244,8 +295,10 @@ def left_over(links: Iterable[Link], networks: Iterable[Network], endpoints: Ite
 
 
 def unused_segments(links: Collection[Link], networks: Collection[Network]) -> Collection[str]:
-    """Bridges and sub-interfaces of ours that no network stands on, what stands on others first. One may be of a
-    network that is being made: only time tells."""
+    """Bridges and links for tags of ours that no network stands on, what stands on others first.
+
+    One may be of a network that is being made: only time tells.
+    """
     bridges, needed = {network.bridge for network in networks}, {network.parent for network in networks}
     unused = (
         link.name
@@ -255,6 +308,6 @@ def unused_segments(links: Collection[Link], networks: Collection[Network]) -> C
     tags = (
         link.name
         for link in links
-        if link.kind == "vlan" and (link.name == UNFINISHED or (link.ours and link.name not in needed))
+        if link.kind in ("vlan", "vxlan") and (link.name == UNFINISHED or (link.ours and link.name not in needed))
     )
     return [*sorted(unused), *sorted(tags)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
-from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan
+from plugins.network.forwarding import Changes, Entries
+from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan, Vxlan
 from qnet.schema import SegmentKind, TenantRecord
 
 
@@ -21,8 +22,8 @@ class Addresses(Protocol):
     def auxiliary(self, tenant: str, subnet: str, addresses: Iterable[str]) -> None:
         """Addresses just given out are auxiliary ones."""
 
-    def take_host_address(self, tenant: str, subnet: str, network: str) -> str:
-        """The host's own address on a network."""
+    def take_host_address(self, tenant: str, subnet: str, network: str, mac: str) -> str:
+        """The host's own address on a network, at a MAC address if that is known."""
 
     def drop_host_address(self, tenant: str, subnet: str, network: str) -> None:
         """Give it back."""
@@ -59,6 +60,9 @@ class Kernel(Protocol):
     def bring_up(self, name: str) -> None:
         """Let frames flow over a link."""
 
+    def add_vxlan(self, link: Vxlan) -> None:
+        """Make the link of a VNI if it is not there, and let it send from its address."""
+
     def add_vlan(self, link: Vlan) -> None:
         """Make a VLAN's sub-interface, marked as ours, if it is not there."""
 
@@ -67,6 +71,16 @@ class Kernel(Protocol):
 
     def sync(self, shim: Shim) -> None:
         """Make the host's own link as it should be."""
+
+
+class Tunnels(Protocol):
+    """What the driver needs of VXLAN links (`plugins.network.tunnels.Tunnels`)."""
+
+    def entries(self, link: str) -> Entries:
+        """What a link knows."""
+
+    def change(self, link: str, changes: Changes) -> None:
+        """Tell it what changed."""
 
 
 class Filters(Protocol):
@@ -80,6 +94,9 @@ class Filters(Protocol):
 
     def shield(self, bridge: str) -> None:
         """Keep the host itself off a bridge."""
+
+    def underlay(self, vnis: Mapping[int, frozenset[str]], links: Collection[str]) -> None:
+        """Take the packets of VNIs from their hosts only."""
 
     def chains(self) -> frozenset[str]:
         """The devices that there are rules for."""

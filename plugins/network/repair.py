@@ -74,9 +74,12 @@ class Repair:
             if self._kernel.delete(name):
                 metrics.REPAIRS.labels("link left over").inc()
                 logger.warning("link %s deleted: no network stands on it", name)
+        try:
+            self._segments.sync(networks, links)
+        except QnetError as error:
+            logger.warning("links of networks: %s", error)
         for network in networks:
             try:
-                self._segments.sync(network)
                 self._service.sync_shim(network.id)
             except QnetError as error:
                 logger.warning("links of network %s: %s", network.id[:12], error)

@@ -139,6 +139,7 @@ class Registry:
             gateways=tuple(entry.gateway for entry in network.subnets if entry.gateway),
             driver_mode=network.mode,
             vlan=network.vlan,
+            vni=network.vni,
             parent=network.parent,
             macvlan_mode=network.macvlan_mode,
             mtu=network.mtu,

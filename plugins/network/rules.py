@@ -6,11 +6,13 @@ Everything is dropped but what is named. Pure: `plugins.network.filters` gives i
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from plugins.network.plan import Guard
 
 TABLE = "qnet"
+UNDERLAY = "qnet_underlay"
+VXLAN_PORT = 4789  # RFC 7348
 NOBODY = "0.0.0.0"  # noqa: S104 - the sender of who asks whether an address is free (RFC 5227)
 
 
@@ -65,6 +67,44 @@ def removal(device: str) -> str:
 def shield(bridge: str) -> str:
     """What nft does so that the host itself is not on a segment: it would answer there for all of its addresses."""
     return "\n".join((f"add table netdev {TABLE}", _chain(bridge))) + "\n"
+
+
+def underlay(vnis: Mapping[int, frozenset[str]], links: Collection[str]) -> str:
+    """What nft does so that only the other hosts of a VNI can send frames into it, over the underlay's links; without
+    any VNI, what takes that away.
+
+    It is asked before the host takes or forwards a packet: a container behind an address translation of this host would
+    else speak in the host's name. VNIs of somebody else's VXLAN pass; a fragment too short to tell its VNI does not.
+    """
+    fresh = [f"add table inet {UNDERLAY}", f"delete table inet {UNDERLAY}"]
+    if not vnis:
+        return "\n".join(fresh) + "\n"
+    inside = [line for vni, vteps in sorted(vnis.items()) for line in _vni(vni, vteps, links)]
+    jumps = ", ".join(f"{vni} : goto vni{vni}" for vni in sorted(vnis))
+    body = [
+        *inside,
+        "chain vxlan {",
+        f"@th,96,24 vmap {{ {jumps} }}",
+        f"@th,96,24 != {_set(map(str, sorted(vnis)))} return",
+        "drop",
+        "}",
+        "chain arriving {",
+        "type filter hook prerouting priority raw; policy accept;",
+        f"udp dport {VXLAN_PORT} jump vxlan",
+        "}",
+    ]
+    return "\n".join((*fresh, f"table inet {UNDERLAY} {{", *body, "}")) + "\n"
+
+
+def _vni(vni: int, vteps: Iterable[str], links: Iterable[str]) -> Iterable[str]:
+    names = _set(f'"{link}"' for link in sorted(links))
+    yield f"chain vni{vni} {{"
+    for word, colon in (("ip", False), ("ip6", True)):
+        senders = sorted(vtep for vtep in vteps if (":" in vtep) == colon)
+        if senders:
+            yield f"iifname {names} {word} saddr {_set(senders)} accept"
+    yield "drop"
+    yield "}"
 
 
 def _chain(device: str) -> str:

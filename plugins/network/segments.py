@@ -1,9 +1,10 @@
-"""The links that networks stand on: sub-interfaces for VLANs, bridges. From the first network to the last."""
+"""The links that networks stand on, for VLANs and VNIs, and bridges. From the first network to the last."""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 import msgspec
@@ -11,21 +12,28 @@ import msgspec
 from plugins.network import plan
 from plugins.network.model import Ask, Network
 from plugins.network.modes import MODES
-from plugins.network.plan import Link, Vlan
+from plugins.network.overlay import Overlay, Segment
+from plugins.network.plan import Link, Vlan, Vxlan
 from plugins.network.ports import Filters, Kernel, Owners
 from plugins.network.repository import Repository
-from qnet.errors import InvalidRequest
+from qnet.errors import InvalidRequest, QnetError
 from qnet.schema import TenantRecord
+from qnet.tenants import DEFAULT
+
+logger = logging.getLogger(__name__)
 
 
 class Segments:
     """The segments of this host's networks."""
 
-    def __init__(self, repository: Repository, kernel: Kernel, filters: Filters, tenants: Owners) -> None:
+    def __init__(
+        self, repository: Repository, kernel: Kernel, filters: Filters, tenants: Owners, overlay: Overlay
+    ) -> None:
         self._repository = repository
         self._kernel = kernel
         self._filters = filters
         self._tenants = tenants
+        self._overlay = overlay
         self._lock = threading.RLock()
 
     def place(self, ask: Ask, undo: ExitStack) -> Network:
@@ -39,15 +47,12 @@ class Segments:
         """
         tenant = self._tenants.get(ask.tenant)
         links, others = self._kernel.all(), self._repository.networks.all()
+        self._check_tenant(ask, tenant)
         parent = links.get(ask.parent)
-        trunk = bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan)
+        trunk = ask.mode == "vxlan" or (bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan))
         plan.check_parent(ask, links, others, trunk=trunk)
         self._check_tag(ask, tenant, links[ask.parent])
-        if ask.macvlan_mode == "passthru" and not tenant.trusted:
-            raise InvalidRequest(
-                f"-o macvlan_mode=passthru gives a container all that its parent hears, and tenant {tenant.name} is "
-                f"not trusted with that: choose another mode, or qnet tenant set {tenant.name} --trusted"
-            )
+        self._check_company(ask, tenant, others)
         with self._lock:
             made = self._planned(ask, tenant, links)
             undo.callback(self.drop, made)
@@ -55,38 +60,109 @@ class Segments:
         plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.all(), others)
         return made
 
-    def sync(self, network: Network) -> None:
-        """Make the links that a network stands on: a reboot takes them away."""
+    def ensure(self, network: Network) -> None:
+        """Make the links that a network stands on, where they are not there."""
         with self._lock:
             self._make(network)
+
+    def sync(self, networks: Iterable[Network], links: Mapping[str, Link]) -> None:
+        """Put back what is missing of the links that networks stand on: a reboot takes them away.
+
+        Args:
+            links: those of a moment ago.
+
+        Raises:
+            Unavailable: the store cannot be reached.
+        """
+        overlays: dict[int, Segment] = {}
+        for network in networks:
+            try:
+                segment = self._overlay_of(network)
+                if segment is not None:
+                    overlays[segment.vni] = segment
+                local = segment.local if segment else ""
+                if not plan.stands(network, MODES[network.mode].segment(network), local, links):
+                    self.ensure(network)
+            except QnetError as error:
+                logger.warning("links of network %s: %s", network.id[:12], error)
+        self._overlay.sync(overlays)
 
     def drop(self, network: Network) -> None:
         """Delete the links that a network stood on, if they are ours and it was the last on them."""
         with self._lock:
             others = [other for other in self._repository.networks.all() if other.id != network.id]
+            if network.vni and all(other.vni != network.vni for other in others):
+                self._overlay.leave(network.vni)
             bridge = MODES[network.mode].segment(network)
             if bridge is not None and all(other.bridge != bridge.name for other in others):
                 self._kernel.delete(bridge.name)
                 self._filters.remove(bridge.name)
-            link = self._kernel.all().get(network.parent) if network.vlan else None
+            link = self._kernel.all().get(network.parent) if network.vlan or network.vni else None
             if link is not None and link.ours and all(other.parent != network.parent for other in others):
                 self._kernel.delete(network.parent)
 
     def _make(self, network: Network) -> None:
+        segment = self._overlay_of(network)
         if network.vlan:
             self._kernel.add_vlan(Vlan(network.parent, network.trunk, network.vlan))
+        elif segment is not None:
+            self._kernel.add_vxlan(Vxlan(segment.link, segment.underlay, segment.vni, segment.local))
         bridge = MODES[network.mode].segment(network)
+        if bridge is not None and self._kernel.add_bridge(bridge):
+            self._filters.shield(bridge.name)
+        if segment is not None:
+            self._overlay.enter(segment)
         if bridge is not None:
-            if self._kernel.add_bridge(bridge):
-                self._filters.shield(bridge.name)
             self._kernel.bring_up(bridge.name)
+
+    def _overlay_of(self, network: Network) -> Segment | None:
+        """A network's VNI on this host; None: it has none. Raises InvalidRequest."""
+        if not network.vni:
+            return None
+        local = plan.underlay_address(network.trunk, self._kernel.addresses(network.trunk))
+        return Segment(network.vni, network.tenant, network.parent, network.trunk, local)
+
+    def _check_tenant(self, ask: Ask, tenant: TenantRecord) -> None:
+        """Whether a tenant may have such a network. Raises InvalidRequest."""
+        if ask.mode == "vxlan" and not tenant.vni:
+            raise InvalidRequest(
+                f"tenant {tenant.name} has no VNI, which mode=vxlan needs: qnet tenant set {tenant.name} --vni auto"
+            )
+        if ask.mode != "vxlan" and tenant.vni and not tenant.vlan and tenant.name != DEFAULT:
+            raise InvalidRequest(
+                f"tenant {tenant.name} has VNI {tenant.vni} and no VLAN, so a network of mode {ask.mode} would be "
+                f"without its tag: add -o mode=vxlan"
+            )
+        if ask.macvlan_mode == "passthru" and not tenant.trusted:
+            raise InvalidRequest(
+                f"-o macvlan_mode=passthru gives a container all that its parent hears, and tenant {tenant.name} is "
+                f"not trusted with that: choose another mode, or qnet tenant set {tenant.name} --trusted"
+            )
+
+    def _check_company(self, ask: Ask, tenant: TenantRecord, others: Iterable[Network]) -> None:
+        """Whether who is on the underlay's link itself is trusted: he could speak in the name of a host there.
+
+        Raises:
+            InvalidRequest
+        """
+        if ask.mode == "vxlan":
+            there = {other.tenant for other in others if other.parent == ask.parent}
+            strangers = sorted(name for name in there if not self._tenants.get(name).trusted)
+        else:
+            under = any(other.vni and other.trunk == ask.parent for other in others)
+            strangers = [tenant.name] if under and not (tenant.trusted or tenant.vlan) else []
+        if strangers:
+            raise InvalidRequest(
+                f"parent {ask.parent} would carry VXLAN packets and, untagged, the frames of tenant {strangers[0]}, "
+                f"who is not trusted with that: name another link, or give {strangers[0]} a VLAN"
+            )
 
     def _check_tag(self, ask: Ask, tenant: TenantRecord, link: Link) -> None:
         """Whether a tenant's network may stand on a link. Raises InvalidRequest."""
         if not link.vlan or link.vlan == tenant.vlan:
             return
         owner = self._tenants.owner("vlan", link.vlan)
-        if owner or tenant.vlan:
+        if owner or (tenant.vlan and ask.mode != "vxlan"):
             has = f"VLAN {tenant.vlan}" if tenant.vlan else "no VLAN"
             raise InvalidRequest(
                 f"parent {ask.parent} carries VLAN {link.vlan}{f' of tenant {owner}' if owner else ''}, and tenant "
@@ -97,7 +173,10 @@ class Segments:
         """The network with the links that it is to stand on."""
         network = Network(**{name: getattr(ask, name) for name in ask.__struct_fields__})
         link = links[ask.parent]
-        if tenant.vlan:
+        if ask.mode == "vxlan":
+            link = Link(plan.vxlan_link(tenant.vni), "vxlan", up=True, mtu=link.mtu, parent=ask.parent)
+            network = msgspec.structs.replace(network, parent=link.name, trunk=ask.parent, vni=tenant.vni)
+        elif tenant.vlan:
             trunk = link.parent if link.vlan == tenant.vlan else ask.parent
             vlan = plan.sub_interface(trunk, tenant.vlan, links)
             network = msgspec.structs.replace(network, parent=vlan.name, trunk=vlan.trunk, vlan=vlan.vlan)
@@ -109,5 +188,6 @@ class Segments:
                     f"parent {link.name} has addresses of this host ({', '.join(has)}), which a bridge over it would "
                     f"cut off: give a link without any, or a bridge that has them"
                 )
+        if ask.mode != "macvlan":
             network = msgspec.structs.replace(network, bridge=plan.bridge_over(link))
         return network

@@ -54,6 +54,7 @@ class Service:
         addresses: Addresses,
         segments: Segments,
         parent: str,
+        underlay: str = "",
     ) -> None:
         self._repository = repository
         self._registry = registry
@@ -62,6 +63,7 @@ class Service:
         self._addresses = addresses
         self._segments = segments
         self._parent = parent
+        self._underlay = underlay
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
     def create_network(
@@ -82,7 +84,7 @@ class Service:
                 f"the addresses of a qnet network must be qnet's, or two hosts give out the same ones; type: "
                 f"{command_with_driver(subnets, given, internal)}"
             )
-        ask = parse_ask(network, options, subnets, self._parent)
+        ask = parse_ask(network, options, subnets, self._parent, self._underlay)
         if not ask.subnets:
             raise InvalidRequest("a qnet network has at least one subnet, IPv4 or IPv6")
         for entry in ask.subnets:
@@ -93,11 +95,12 @@ class Service:
                 self._addresses.auxiliary(ask.tenant, entry.subnet, entry.auxiliary)
             undo.callback(self._clear, made)
             if ask.host_access:
-                own = (self._addresses.take_host_address(ask.tenant, s.subnet, network) for s in ask.subnets)
+                mac = MODES[ask.mode].own(made).mac
+                own = (self._addresses.take_host_address(ask.tenant, s.subnet, network, mac) for s in ask.subnets)
                 made = msgspec.structs.replace(made, host_addresses=tuple(own))
             undo.callback(self._repository.networks.remove, network)
             self._repository.networks.save(made)
-            self._segments.sync(made)  # now that it counts: the last network on the link may just have been deleted
+            self._segments.ensure(made)  # now that it counts: the last network on the link may just have been deleted
             self.sync_shim(network)
             undo.pop_all()
         self._tell(made)

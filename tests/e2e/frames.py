@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 import time
+import zlib
 
 LINK = "eth0"
 PATIENCE = 10.0  # seconds for a frame that must arrive
@@ -73,12 +74,28 @@ def udp(source: str, to: str, ports: tuple[int, int], data: bytes) -> bytes:
     return _ipv6(source, to, UDP, checked + data)
 
 
+def vxlan(vni: int, frame: bytes) -> bytes:
+    """A frame as VXLAN carries it in UDP (RFC 7348, 5)."""
+    return struct.pack("!II", 1 << 27, vni << 8) + frame
+
+
 def icmp6(source: str, to: str, kind: int, body: bytes) -> bytes:
     """An ICMPv6 message in an IPv6 packet, with the hop limit that neighbour discovery wants."""
     one, other = ipaddress.ip_address(source), ipaddress.ip_address(to)
     message = struct.pack("!BBH", kind, 0, 0) + body
     pseudo = one.packed + other.packed + struct.pack("!II", len(message), ICMPV6)
     return _ipv6(source, to, ICMPV6, struct.pack("!BBH", kind, 0, _sum(pseudo + message)) + body)
+
+
+def fragments(packet: bytes, first: int) -> list[bytes]:
+    """An IPv4 packet without options in two parts; the first has so many bytes (a multiple of 8) of what it carries."""
+    payload, number = packet[20:], zlib.crc32(packet) & 0xFFFF  # parts of two packets must not meet
+
+    def part(data: bytes, flags: int) -> bytes:
+        head = packet[:2] + struct.pack("!HHH", 20 + len(data), number, flags) + packet[8:10] + b"\0\0" + packet[12:20]
+        return head[:10] + struct.pack("!H", _sum(head)) + head[12:] + data
+
+    return [part(payload[:first], 0x2000), part(payload[first:], first // 8)]
 
 
 def fragment(packet: bytes, mark: bytes, *, hidden: bool) -> bytes:

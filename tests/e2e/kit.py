@@ -52,11 +52,17 @@ def qnet(host: Host, *words: str, check: bool = True) -> Result:
     return host.exec(".venv/bin/qnet", *words, check=check)
 
 
-def tenants(host: Host, *names: str) -> None:
-    """Tenants without a tag, from now on."""
+def tenants(host: Host, *names: str, **tags: str) -> None:
+    """Tenants from now on: those of `names` without a tag, others with an option such as `--vni=501`."""
     there = {one["name"] for one in json.loads(qnet(host, "tenant", "ls", "--json").stdout)}
-    for name in set(names) - there:
-        qnet(host, "tenant", "create", name, "--untagged")
+    for name, tag in (dict.fromkeys(names, "--untagged") | tags).items():
+        if name not in there:
+            qnet(host, "tenant", "create", name, tag)
+
+
+def of(tenant: str, mode: str = "macvlan") -> tuple[str, ...]:
+    """Options of `docker network create` for a tenant's network."""
+    return ("-o", f"mode={mode}", "-o", f"tenant={tenant}", "--ipam-opt", f"tenant={tenant}")
 
 
 def run_args(name: str, *options: str, on: str = "web", command: str = "sleep 1d") -> list[str]:

@@ -7,16 +7,13 @@ capture; with the rules taken away it arrives, so that the test is known to see 
 from __future__ import annotations
 
 import ipaddress
-import secrets
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import frames, kit
+from tests.e2e.boxes import HOSTILE, Box, arrives, box, listed, serves
 from tests.e2e.conftest import restore_and_check
 from tests.e2e.frames import (
     ALL_NODES,
@@ -33,67 +30,26 @@ from tests.e2e.frames import (
     udp,
 )
 from tests.lab.cluster import Lab
-from tests.lab.host import Host
 
 SCRIPT = Path(frames.__file__)
 OTHER, OTHER6, OTHER_MAC = "10.77.0.99", "fd00:77::99", "02:00:00:00:00:99"
 
 
-@dataclass(frozen=True)
-class Box:
-    """A container as the tests attack from it or listen in it."""
-
-    host: Host
-    name: str
-    pid: str
-    address: str
-    address6: str
-    mac: str
-
-    @property
-    def local(self) -> str:
-        """Its link-local address."""
-        listed = self.host.docker("exec", self.name, "ip", "-6", "addr", "show", "eth0").stdout
-        return next(word.partition("/")[0] for word in listed.split() if word.startswith("fe80::"))
-
-    def inside(self, *words: str) -> list[str]:
-        """A command in its network namespace, with every capability: more than NET_ADMIN and NET_RAW give."""
-        return ["nsenter", f"--target={self.pid}", "--net", sys.executable, str(SCRIPT), *words]
-
-    def sends(self, *sent: bytes) -> None:
-        """Put frames on the wire."""
-        subprocess.run(self.inside("send", *(frame.hex() for frame in sent)), check=True, timeout=20)
-
-
-def box(host: Host, name: str, *options: str) -> Box:
-    """Start a container."""
-    kit.run(host, name, *options)
-    has = kit.attached(host, name)
-    pid = host.docker("inspect", "-f", "{{.State.Pid}}", name).stdout.strip()
-    return Box(host, name, pid, has["IPAddress"], has["GlobalIPv6Address"], has["MacAddress"])
-
-
-@pytest.fixture(scope="module")
-def boxes(lab: Lab) -> Iterator[tuple[Box, Box]]:
+@pytest.fixture(scope="module", params=["bridge", "vxlan"])
+def boxes(lab: Lab, request: pytest.FixtureRequest) -> Iterator[tuple[Box, Box]]:
     """An attacker and its victim, on one bridge."""
     host = lab.hosts[0]
-    kit.network(host, "web", *kit.DUAL, "-o", "mode=bridge")
-    yield box(host, "evil", "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW"), box(host, "good")
+    kit.tenants(host, evils="--vni=601")
+    kit.network(
+        host, "web", *kit.DUAL, *kit.of("evils", "vxlan") if request.param == "vxlan" else ("-o", "mode=bridge")
+    )
+    yield box(host, "evil", *HOSTILE), box(host, "good")
     restore_and_check(lab)
 
 
-def arrives(attacker: Box, victim: Box, make: Callable[[bytes], bytes]) -> bool:
-    """Whether a frame, made around a mark, arrives: before a harmless one that is sent after it."""
-    mark, last = secrets.token_bytes(16), secrets.token_bytes(16)
-    harmless = ethernet(victim.mac, attacker.mac, IPV4, udp(attacker.address, victim.address, (9, 9), last))
-    words = ("catch", mark.hex(), last.hex())
-    with subprocess.Popen(victim.inside(*words), stdout=subprocess.PIPE, text=True) as listener:
-        assert listener.stdout is not None
-        assert listener.stdout.readline() == "listening\n"
-        attacker.sends(make(mark), harmless)
-        said = listener.stdout.readline()
-    assert said in ("caught\n", "nothing\n"), "the harmless frame did not arrive"
-    return said == "caught\n"
+def bridge_of(one: Box) -> str:
+    """The bridge that a container's host has it on."""
+    return next(name for name in kit.links(one.host) if name.startswith("qb-"))
 
 
 @pytest.fixture
@@ -109,16 +65,6 @@ def without_rules(boxes: tuple[Box, Box]) -> Iterator[Callable[[], None]]:
 
     yield take_away
     host.exec("nft", "-f", "-", stdin=f"flush chain {chain}\n{rules}")
-
-
-def listed(host: Host, device: str) -> str:
-    """The rules of a device as nft lists them."""
-    return host.exec("nft", "list", "chain", "netdev", "qnet", device, check=False).stdout
-
-
-def serves(host: Host, device: str, one: Box) -> bool:
-    """Whether a device is the host's end of a container's link."""
-    return one.mac in listed(host, device)
 
 
 Attack = Callable[[Box, Box, bytes], bytes]
@@ -224,10 +170,10 @@ def test_the_host_is_not_on_the_segment(boxes: tuple[Box, Box]) -> None:
     inside = ("docker", "exec", "evil", "ip", "route", "add", f"{host.address}/32", "dev", "eth0")
     host.docker(*inside[1:])
     assert host.docker("exec", "evil", "ping", "-c", "2", "-W", "1", host.address, check=False).returncode != 0
-    host.exec("nft", "-f", "-", stdin="add rule netdev qnet qb-eth1 accept\n")
+    host.exec("nft", "-f", "-", stdin=f"add rule netdev qnet {bridge_of(evil)} accept\n")
     found = host.docker("exec", "evil", "ping", "-c", "2", "-W", "1", host.address, check=False)
     seen = host.docker("exec", "evil", "ip", "neigh", "show", host.address).stdout
-    host.exec("nft", "flush", "chain", "netdev", "qnet", "qb-eth1")
+    host.exec("nft", "flush", "chain", "netdev", "qnet", bridge_of(evil))
     assert found.returncode == 0 or "lladdr" in seen
 
 
@@ -237,4 +183,4 @@ def test_a_firewall_that_flushes_everything_is_not_the_end(boxes: tuple[Box, Box
     attack = ATTACKS["the IPv4 address of another"]
     kit.wait_for("the rules", lambda: evil.mac in evil.host.exec("nft", "list", "ruleset").stdout, 10)
     assert not arrives(evil, good, lambda mark: attack(evil, good, mark))
-    assert "chain qb-eth1" in evil.host.exec("nft", "list", "ruleset").stdout
+    assert f"chain {bridge_of(evil)}" in evil.host.exec("nft", "list", "ruleset").stdout

@@ -489,10 +489,10 @@ def test_repair_that_writes_meanwhile_does_not_refuse_the_owner(world: World) ->
 
 def test_host_address_comes_from_the_upper_half_and_stays(world: World) -> None:
     world.one.network("a", "10.77.0.0/29", "10.77.0.1")
-    first = world.one.endpoints.take_host_address("default", "10.77.0.0/29", "a")
+    first = world.one.endpoints.take_host_address("default", "10.77.0.0/29", "a", "")
     assert first in {"10.77.0.4", "10.77.0.5", "10.77.0.6"}
-    assert world.one.endpoints.take_host_address("default", "10.77.0.0/29", "a") == first
-    others = {world.one.endpoints.take_host_address("default", "10.77.0.0/29", name) for name in "bcde"}
+    assert world.one.endpoints.take_host_address("default", "10.77.0.0/29", "a", "") == first
+    others = {world.one.endpoints.take_host_address("default", "10.77.0.0/29", name, "") for name in "bcde"}
     assert {first, *others} == {f"10.77.0.{last}" for last in range(2, 7)}
     world.one.endpoints.drop_host_address("default", "10.77.0.0/29", "a")
     assert first not in records(world.store, "default", "10.77.0.0/29")

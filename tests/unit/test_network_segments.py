@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from plugins.network import plan, rules
+from plugins.network.forwarding import Changes, Entries, Key
 from plugins.network.guards import Guards
 from plugins.network.model import Endpoint, Network, Subnet
 from plugins.network.modes import MODES
-from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan
+from plugins.network.overlay import Overlay
+from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan, Vxlan
 from plugins.network.repair import Repair
 from plugins.network.repository import Registry, Repository
 from plugins.network.segments import Segments
@@ -61,6 +63,11 @@ class Kernel:
     def bring_up(self, name: str) -> None:
         self.links[name] = replace(self.links[name], up=True)
 
+    def add_vxlan(self, link: Vxlan) -> None:
+        self.links[link.name] = Link(
+            link.name, "vxlan", up=True, mtu=1450, parent=link.underlay, local=link.local, ours=True
+        )
+
     def add_vlan(self, link: Vlan) -> None:
         if self.fails:
             raise self.fails
@@ -86,6 +93,7 @@ class Filters:
     def __init__(self) -> None:
         self.guards: dict[str, Guard] = {}
         self.shields: set[str] = set()
+        self.vnis: dict[int, frozenset[str]] = {}
 
     def apply(self, wanted: Guard) -> None:
         self.guards[wanted.device] = wanted
@@ -97,8 +105,28 @@ class Filters:
     def shield(self, bridge: str) -> None:
         self.shields.add(bridge)
 
+    def underlay(self, vnis: Mapping[int, frozenset[str]], links: Collection[str]) -> None:
+        self.vnis = dict(vnis)
+
     def chains(self) -> frozenset[str]:
         return frozenset(self.guards) | self.shields
+
+
+class Tunnels:
+    """What VXLAN links know."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, dict[Key, str]] = {}
+
+    def entries(self, link: str) -> Entries:
+        return dict(self.known.get(link, {}))
+
+    def change(self, link: str, changes: Changes) -> None:
+        known = self.known.setdefault(link, {})
+        for key, value in changes.items():
+            known.pop(key, None)
+            if value is not None:
+                known[key] = value
 
 
 class Addresses:
@@ -126,7 +154,9 @@ class Bench:
         self.repository = Repository(folder / "state", folder / "run")
         registry = Registry(self.store, "host1")
         self.filters = Filters()
-        self.segments = Segments(self.repository, self.kernel, self.filters, self.tenants)
+        self.tunnels = Tunnels()
+        self.overlay = Overlay(self.store, self.tunnels, self.filters, "host1")
+        self.segments = Segments(self.repository, self.kernel, self.filters, self.tenants, self.overlay)
         self.service = Service(
             self.repository,
             registry,
@@ -135,6 +165,7 @@ class Bench:
             self.addresses,  # type: ignore[arg-type]
             self.segments,
             "eth1",
+            "eth0",
         )
 
     def create(self, network: str, tenant: str, **options: str) -> None:
@@ -146,8 +177,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.overlay.close()
 
 
 def test_a_sub_interface_lives_from_its_first_network_to_its_last(bench: Bench) -> None:
@@ -190,7 +223,7 @@ def test_the_own_sub_interface_may_be_named(bench: Bench) -> None:
     bench.create("a", "shop", parent="eth1.100")
     assert bench.parent("a") == "eth1.100"
     bench.kernel.links = {"eth1": ETH1}  # a reboot
-    bench.segments.sync(bench.repository.network("a"))
+    bench.segments.sync(bench.repository.networks.all(), bench.kernel.all())
     assert set(bench.kernel.links) == {"eth1", "eth1.100"}
 
 
@@ -248,8 +281,7 @@ def test_a_reboot_brings_it_back(bench: Bench) -> None:
     bench.create("a", "shop")
     bench.create("b", "plain")
     bench.kernel.links = {"eth1": ETH1}
-    for network in bench.repository.networks.all():
-        bench.segments.sync(network)
+    bench.segments.sync(bench.repository.networks.all(), bench.kernel.all())
     assert set(bench.kernel.links) == {"eth1", "eth1.100"}
 
 

@@ -31,4 +31,4 @@ class Mode(Protocol):
         """The link by which the host itself is on a network."""
 
 
-MODES: Mapping[str, Mode] = {"macvlan": MacvlanMode(), "bridge": BridgeMode()}
+MODES: Mapping[str, Mode] = {"macvlan": MacvlanMode(), "bridge": BridgeMode(), "vxlan": BridgeMode()}

@@ -1,9 +1,10 @@
-"""bridge: a bridge for each segment over its link, a veth pair for each endpoint, whose host's end is filtered."""
+"""bridge and vxlan: a bridge for each segment over its link, of the wire or of a VXLAN; a veth pair for each endpoint,
+whose host's end is filtered."""
 
 from __future__ import annotations
 
 from plugins.network.model import Endpoint, Network
-from plugins.network.plan import Bridge, Guard, Veth, container_end, endpoint_link, own_link, own_port
+from plugins.network.plan import Bridge, Guard, Veth, container_end, endpoint_link, own_link, own_mac, own_port
 
 
 class BridgeMode:
@@ -26,4 +27,4 @@ class BridgeMode:
 
     def own(self, network: Network) -> Veth:
         """A pair as the containers have it, with its end that is not a port for the host."""
-        return Veth(own_port(network.id), own_link(network.id), network.bridge, network.mtu)
+        return Veth(own_port(network.id), own_link(network.id), network.bridge, network.mtu, own_mac(network.id))

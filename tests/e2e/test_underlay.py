@@ -1,0 +1,77 @@
+"""VXLAN packets that a container makes itself: no frame gets into another tenant's network that way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e import kit
+from tests.e2e.boxes import HOSTILE, Box, arrives, box
+from tests.e2e.frames import IPV4, ethernet, fragments, udp, vxlan
+from tests.lab.host import Host
+
+PORTS = (50_000, 4789)
+VNI = 502
+TABLE = ("inet", "qnet_underlay")
+
+Wrap = Callable[[Box, Box, bytes], list[bytes]]
+
+
+@pytest.fixture
+def victim(hosts: list[Host]) -> Box:
+    """A container of a tenant with a VNI, on the first host."""
+    kit.tenants(hosts[0], lab=f"--vni={VNI}", shop="--vni=501")
+    kit.network(hosts[:2], "lab", *kit.DUAL, *kit.of("lab", "vxlan"))
+    return box(hosts[0], "good", on="lab")
+
+
+@pytest.fixture
+def friend(victim: Box) -> Box:
+    """Another one of that tenant, beside it."""
+    return box(victim.host, "friend", *HOSTILE, on="lab")
+
+
+def inner(victim: Box, mark: bytes) -> bytes:
+    """A frame for the victim."""
+    return ethernet(victim.mac, "02:00:00:00:00:99", IPV4, udp("10.77.0.99", victim.address, (9, 9), mark))
+
+
+def from_the_underlay(evil: Box, victim: Box, mark: bytes) -> list[bytes]:
+    """From beside the hosts, to the victim's."""
+    packet = udp("10.99.0.200", victim.host.address, PORTS, vxlan(VNI, inner(victim, mark)))
+    return [ethernet(victim.host.node.mac(0), evil.mac, IPV4, packet)]
+
+
+def in_fragments(evil: Box, victim: Box, mark: bytes) -> list[bytes]:
+    """The same, cut so that the first part does not tell its VNI."""
+    packet = udp("10.99.0.200", victim.host.address, PORTS, vxlan(VNI, inner(victim, mark)))
+    return [ethernet(victim.host.node.mac(0), evil.mac, IPV4, part) for part in fragments(packet, 8)]
+
+
+@pytest.mark.parametrize("wrap", [from_the_underlay, in_fragments])
+def test_packets_from_the_underlay_arrive_only_without_the_rules(
+    hosts: list[Host], victim: Box, friend: Box, wrap: Wrap
+) -> None:
+    kit.network(hosts[2], "under", "-o", "parent=eth0", subnet="10.98.0.0/24", gateway="10.98.0.1")
+    evil = box(hosts[2], "evil", *HOSTILE, on="under")
+    assert not arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)
+    hosts[0].exec("nft", "delete", "table", *TABLE)
+    assert arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)
+
+
+def test_packets_to_its_own_host_arrive_only_without_the_rules(hosts: list[Host], victim: Box, friend: Box) -> None:
+    """A container that may talk to its host, in the name of nobody but itself."""
+    kit.network(
+        hosts[0], "shop", *kit.of("shop", "vxlan"), "-o", "host_access=true", subnet="10.78.0.0/24", gateway="10.78.0.1"
+    )
+    evil = box(hosts[0], "evil", *HOSTILE, on="shop")
+    link = next(one for name, one in kit.links(hosts[0]).items() if name.startswith("qh-"))
+
+    def wrap(evil: Box, victim: Box, mark: bytes) -> list[bytes]:
+        packet = udp(evil.address, victim.host.address, PORTS, vxlan(VNI, inner(victim, mark)))
+        return [ethernet(link["address"], evil.mac, IPV4, packet)]
+
+    assert not arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)
+    hosts[0].exec("nft", "delete", "table", *TABLE)
+    assert arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)

@@ -1,0 +1,121 @@
+"""VXLAN networks on real engines and links: two tenants, one subnet, no switch that knows of either."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e import kit
+from tests.e2e.kit import links, network, pings, refused, run
+from tests.lab.cluster import Lab
+from tests.lab.host import Host
+
+VNIS = {"shop": 501, "lab": 502}
+
+
+def vxlan(tenant: str, *options: str) -> tuple[str, ...]:
+    """Options of a tenant's VXLAN network."""
+    return (*kit.of(tenant, "vxlan"), *options)
+
+
+@pytest.fixture
+def hosts(hosts: list[Host]) -> list[Host]:
+    """Hosts with two tenants that have VNIs."""
+    kit.tenants(hosts[0], **{tenant: f"--vni={vni}" for tenant, vni in VNIS.items()})
+    return hosts
+
+
+def knows(host: Host, link: str) -> str:
+    """The forwarding entries and neighbours of a VXLAN link."""
+    fdb = host.exec("bridge", "fdb", "show", "dev", link, check=False).stdout
+    return fdb + host.exec("ip", "neigh", "show", "dev", link, check=False).stdout
+
+
+def test_a_tenant_reaches_its_own_on_every_host_and_no_other(lab: Lab, hosts: list[Host]) -> None:
+    for tenant in VNIS:
+        network(hosts, tenant, *kit.DUAL, *vxlan(tenant))
+    shop = [run(host, f"shop{n}", "--ip", f"10.77.0.{10 + n}", on="shop") for n, host in enumerate(hosts)]
+    same = run(hosts[1], "lab1", "--ip", shop[0], on="lab")
+    own = run(hosts[2], "lab2", "--ip", "10.77.0.40", on="lab")
+    six = [kit.attached(host, f"shop{n}", "shop")["GlobalIPv6Address"] for n, host in enumerate(hosts)]
+    for number, host in enumerate(hosts):
+        for address in (*shop, *six):
+            assert pings(host, f"shop{number}", address)
+    assert pings(hosts[2], "lab2", same)
+    assert not pings(hosts[0], "shop0", own, tries=1)
+    assert not pings(hosts[2], "lab2", shop[1], tries=1)
+    assert not pings(hosts[2], "lab2", shop[2], tries=1)
+
+
+def test_links_and_entries_come_and_go_with_networks_and_containers(lab: Lab, hosts: list[Host]) -> None:
+    network(hosts[:2], "web", *vxlan("shop"))
+    network(hosts[0], "more", *vxlan("shop"), subnet="10.78.0.0/24", gateway="10.78.0.1")
+    given, mac = run(hosts[0], "aa"), kit.attached(hosts[0], "aa")["MacAddress"]
+    assert links(hosts[0])["qx-501"]["mtu"] == 1450
+    assert f"{mac} dst {hosts[0].address}" in knows(hosts[1], "qx-501")
+    assert f"{given} lladdr {mac}" in knows(hosts[1], "qx-501")
+    assert mac not in knows(hosts[0], "qx-501")
+    assert "qx-501" not in links(hosts[2])
+    hosts[0].docker("rm", "-f", "aa")
+    kit.wait_for("the entry is gone", lambda: mac not in knows(hosts[1], "qx-501"), 5)
+    hosts[0].docker("network", "rm", "web")
+    assert "qx-501" in links(hosts[0])
+    hosts[0].docker("network", "rm", "more")
+    assert set(links(hosts[0])) == kit.LINKS
+    kit.wait_for("the host has left", lambda: hosts[0].address not in knows(hosts[1], "qx-501"), 5)
+    hosts[1].docker("network", "rm", "web")
+    for host in hosts:
+        assert "qnet_underlay" not in host.exec("nft", "list", "tables").stdout
+
+
+def test_a_container_that_moves_is_found_at_its_new_host(lab: Lab, hosts: list[Host]) -> None:
+    network(hosts, "web", *vxlan("shop"))
+    run(hosts[2], "far")
+    for host in (hosts[0], hosts[1], hosts[0], hosts[2]):
+        kit.becomes_free(host, "mover", "--ip", "10.77.0.10", within=10)
+        assert pings(hosts[2], "far", "10.77.0.10")
+        host.docker("rm", "-f", "mover")
+
+
+def test_killed_plugins_reboots_and_lost_entries(lab: Lab, hosts: list[Host]) -> None:
+    network(hosts, "web", *vxlan("shop"))
+    given = run(hosts[0], "aa", "--restart", "always", "--ip", "10.77.0.10")
+    far = run(hosts[1], "bb")
+    hosts[0].plugin.kill()
+    assert pings(hosts[0], "aa", far)
+    late = run(hosts[2], "cc")
+    hosts[0].start_plugin()
+    kit.wait_for("who came meanwhile is known", lambda: late in knows(hosts[0], "qx-501"), 10)
+    hosts[0].exec("ip", "neigh", "flush", "dev", "qx-501", "nud", "permanent")
+    hosts[0].exec("bridge", "fdb", "del", kit.attached(hosts[2], "cc")["MacAddress"], "dev", "qx-501")
+    kit.wait_for("it is put right", lambda: pings(hosts[0], "aa", late, tries=1), 10)
+    hosts[0].reboot()
+    kit.wait_for("it is back", lambda: pings(hosts[1], "bb", given, tries=1), 30)
+
+
+def test_the_host_reaches_its_containers_and_those_of_others_reach_it(lab: Lab, hosts: list[Host]) -> None:
+    network(hosts[:2], "web", *vxlan("shop", "-o", "host_access=true"))
+    near, _ = run(hosts[0], "aa"), run(hosts[1], "bb")
+    assert kit.host_pings(hosts[0], near)
+    found = kit.address_records(lab, tenant="shop")
+    own = next(text for text, one in found.items() if one["kind"] == "host" and one["host"] == "host1")
+    assert pings(hosts[0], "aa", own)
+    assert f"{own} lladdr" in knows(hosts[1], "qx-501")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (vxlan("default"), "tenant default has no VNI, which mode=vxlan needs: qnet tenant set default --vni auto"),
+        (
+            ("-o", "tenant=shop", "--ipam-opt", "tenant=shop"),
+            "tenant shop has VNI 501 and no VLAN, so a network of mode macvlan would be without its tag",
+        ),
+        (vxlan("shop", "-o", "parent=eth1"), "parent eth1 has no address, from which VXLAN packets would leave"),
+        (vxlan("shop", "-o", "parent=eth9"), "parent 'eth9' does not exist on this host"),
+        (vxlan("shop", "-o", "mtu=1500"), "-o mtu=1500 is more than the 1450 of parent qx-501"),
+        (vxlan("shop", "-o", "macvlan_mode=vepa"), "-o macvlan_mode=vepa needs mode=macvlan"),
+    ],
+)
+def test_what_cannot_be_is_refused(lab: Lab, hosts: list[Host], options: tuple[str, ...], says: str) -> None:
+    said = refused(hosts[0], *kit.CREATE, "--subnet", kit.SUBNET, "--gateway", kit.GATEWAY, *options, "web")
+    assert says in said
