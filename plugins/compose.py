@@ -26,8 +26,10 @@ from plugins.ipam.repository import Repository as Addresses
 from plugins.ipam.service import Service as Ipam
 from plugins.ipam.uses import Carving, Uses
 from plugins.network.filters import Filters
+from plugins.network.gateway import Gateways
 from plugins.network.guards import Guards
 from plugins.network.links import Links
+from plugins.network.namespaces import Namespaces
 from plugins.network.repair import Repair as NetworkRepair
 from plugins.network.repository import Registry
 from plugins.network.repository import Repository as Networks
@@ -68,7 +70,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
     networks, registry = Networks(state_dir, run_dir), Registry(store, host)
     filters = Filters()
-    segments = Segments(networks, links, filters, tenants)
+    segments = Segments(networks, links, filters, tenants, Gateways(networks, links, Namespaces(), filters))
     network = Network(networks, registry, links, filters, endpoints, segments, config.network.parent)
 
     grace = config.ipam.grace

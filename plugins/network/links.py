@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 ALIAS = "qnet"
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
+NAMESPACES = Path("/run/netns")  # by name, as ip-netns(8) has them
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH)
 
@@ -70,14 +71,17 @@ class Links:
             _make(netlink, {link.name}, kind="macvlan", ifname=link.name, link=parent, **wanted)
 
     def _add_veth(self, link: Veth) -> None:
-        with _netlink(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink:
-            bridge = _index(netlink, link.bridge)
-            if bridge is None:
+        with _netlink(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink, ExitStack() as files:
+            bridge = _index(netlink, link.bridge) if link.bridge else None
+            if bridge is None and link.bridge:
                 raise InvalidRequest(f"bridge {link.bridge!r} does not exist on this host any more")
-            mtu = link.mtu or netlink.get_links(bridge)[0].get_attr("IFLA_MTU")
-            peer = {"ifname": link.peer, "mtu": mtu} | ({"address": link.mac} if link.mac else {})
-            names = {link.name, link.peer}
-            _make(netlink, names, kind="veth", ifname=link.name, address=link.port_mac, mtu=mtu, peer=peer)
+            mtu = link.mtu or (netlink.get_links(bridge)[0].get_attr("IFLA_MTU") if bridge else 0)
+            sized = {"mtu": mtu} if mtu else {}
+            peer: dict[str, Any] = {"ifname": link.peer, **sized} | ({"address": link.mac} if link.mac else {})
+            names = {link.name} if link.namespace else {link.name, link.peer}
+            if link.namespace:
+                peer["net_ns_fd"] = files.enter_context((NAMESPACES / link.namespace).open()).fileno()
+            _make(netlink, names, kind="veth", ifname=link.name, address=link.port_mac, peer=peer, **sized)
 
     def attach(self, link: Veth) -> None:
         """Make the host's end of a pair a port of its bridge: frames flow from now on. Raises InvalidRequest."""

@@ -16,7 +16,7 @@ MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
 ModeName: TypeAlias = Literal["macvlan", "bridge"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
-OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant")
+OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "nat", "tenant")
 MIN_MTU = {4: 68, 6: 1280}
 MAX_MTU = 65535
 
@@ -38,7 +38,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     """A network of this host's engine, as it is kept on disk. `mtu` 0: the parent's.
 
     With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`. In mode bridge, `bridge` joins the
-    endpoints; it is the parent itself if that is one.
+    endpoints; it is the parent itself if that is one. With `nat`, `pair` tells its gateway's way to the host from
+    those of others on this host.
     """
 
     v: int = 1
@@ -56,6 +57,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     mode: ModeName = "macvlan"
     bridge: str = ""
     spoof_check: bool = True
+    nat: bool = False
+    pair: int = 0
 
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
@@ -94,6 +97,7 @@ class Ask(msgspec.Struct, frozen=True):
     host_access: bool
     mode: ModeName = "macvlan"
     spoof_check: bool = True
+    nat: bool = False
 
 
 def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
@@ -154,6 +158,7 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
         mtu=_mtu(given.get("mtu", "0"), subnets),
         internal=internal,
         host_access=host_access,
+        nat=_flag("nat", given.get("nat", "false")),
     )
 
 

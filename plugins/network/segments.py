@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import msgspec
 
 from plugins.network import plan
+from plugins.network.gateway import Gateways
 from plugins.network.model import Ask, Network
 from plugins.network.modes import MODES
 from plugins.network.plan import Link, Vlan
@@ -21,11 +22,14 @@ from qnet.schema import TenantRecord
 class Segments:
     """The segments of this host's networks."""
 
-    def __init__(self, repository: Repository, kernel: Kernel, filters: Filters, tenants: Owners) -> None:
+    def __init__(
+        self, repository: Repository, kernel: Kernel, filters: Filters, tenants: Owners, gateways: Gateways
+    ) -> None:
         self._repository = repository
         self._kernel = kernel
         self._filters = filters
         self._tenants = tenants
+        self._gateways = gateways
         self._lock = threading.RLock()
 
     def place(self, ask: Ask, undo: ExitStack) -> Network:
@@ -53,15 +57,23 @@ class Segments:
             undo.callback(self.drop, made)
             self._make(made)
         plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.all(), others)
-        return made
+        return self._gateways.place(made, undo) if made.nat else made
 
     def sync(self, network: Network) -> None:
-        """Make the links that a network stands on: a reboot takes them away."""
+        """Make the links that a network stands on, and its gateway: a reboot takes them away."""
         with self._lock:
             self._make(network)
+        if network.nat:
+            self._gateways.sync(network)
+
+    def tidy(self) -> None:
+        """What gateways left behind goes, and the rules that belong to them all are in force."""
+        self._gateways.tidy()
 
     def drop(self, network: Network) -> None:
-        """Delete the links that a network stood on, if they are ours and it was the last on them."""
+        """Delete the links that a network stood on, if they are ours and it was the last on them, and its gateway."""
+        if network.nat:
+            self._gateways.drop(network)
         with self._lock:
             others = [other for other in self._repository.networks.all() if other.id != network.id]
             bridge = MODES[network.mode].segment(network)
