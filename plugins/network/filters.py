@@ -39,10 +39,9 @@ class Filters:
         self._nft(script, what, namespace)
 
     def fences(self) -> frozenset[str]:
-        """The host's own chain for gateways, and the links at which their addresses are stopped."""
-        chains = _chains()
-        own = {chain["name"] for chain in chains if _table(chain) == nat_rules.TABLE} & {nat_rules.FORWARD}
-        return frozenset(own | {chain["dev"] for chain in chains if _table(chain) == nat_rules.WIRE})
+        """The names of the chains that belong to all gateways. Raises Unavailable."""
+        tables = (nat_rules.TABLE, nat_rules.WIRE)
+        return frozenset(chain["name"] for chain in _chains() if _table(chain) in tables)
 
     @staticmethod
     def _nft(script: str, what: str, namespace: str = "") -> None:

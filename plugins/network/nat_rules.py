@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
+from hashlib import blake2s
 
 from plugins.network.nat import INSIDE, OUTSIDE, TRANSFER, Gateway
 from plugins.network.plan import BRIDGE_PREFIX, OUTSIDE_PREFIX, PREFIXES
 
 TABLE = "inet qnet"
 WIRE = "netdev qnet_gateways"
-FORWARD = "forward"
+OWN = ("forward", "leaves", "enters", "input", "knocks", "postrouting")  # the chains of the host's table
+HOOKS = ("ingress", "egress")
 FROM_GATEWAYS = f'"{OUTSIDE_PREFIX}*"'
 # Metadata services of clouds, and whatever else is near the host: none of a container's business (RFC 3927; AWS has
 # fd00:ec2::254, Azure 168.63.129.16).
@@ -49,7 +51,7 @@ table {TABLE} {{
 
 _HOST = f"""
 table {TABLE} {{
-    chain {FORWARD} {{
+    chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname {FROM_GATEWAYS} goto leaves
         oifname {FROM_GATEWAYS} goto enters
@@ -97,9 +99,9 @@ def fence(gateways: Collection[Gateway], links: Collection[str]) -> str:
         rules += [f"{word} saddr != {net} drop", f"{word} daddr {NEAR[version]} drop"]
     walls = uplinks(gateways, links)
     wire = [f"add table {WIRE}"]
-    for number, (uplink, behind) in enumerate(sorted(walls.items())):
-        for hook in ("ingress", "egress"):
-            chain = f"{WIRE} {hook}{number}"
+    for uplink, behind in walls.items():
+        for hook in HOOKS:
+            chain = f"{WIRE} {_chain(hook, uplink)}"
             kind = f'{{ type filter hook {hook} device "{uplink}" priority 0; policy accept; }}'
             wire += [f"add chain {chain} {kind}", *(f"add rule {chain} {rule}" for rule in _wall(behind))]
     return REMOVAL + _HOST.replace("RULES", _lines(rules)) + "\n".join(wire) + "\n"
@@ -116,7 +118,13 @@ def uplinks(gateways: Iterable[Gateway], links: Collection[str]) -> Mapping[str,
 
 def fences(gateways: Collection[Gateway], links: Collection[str]) -> frozenset[str]:
     """What `plugins.network.filters.Filters.fences` finds once the fence is in force."""
-    return frozenset({FORWARD, *uplinks(gateways, links)} if gateways else ())
+    walls = {_chain(hook, uplink) for uplink in uplinks(gateways, links) for hook in HOOKS}
+    return frozenset({*OWN, *walls} if gateways else ())
+
+
+def _chain(hook: str, uplink: str) -> str:
+    """A chain's name: a link's own may be none."""
+    return f"{hook}_{blake2s(uplink.encode(), digest_size=4).hexdigest()}"
 
 
 def _wall(gateways: Collection[Gateway]) -> Iterable[str]:

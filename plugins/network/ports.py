@@ -88,7 +88,7 @@ class Filters(Protocol):
         """Do what a script says, all of it or nothing; in a network namespace if one is named."""
 
     def fences(self) -> frozenset[str]:
-        """The chains that belong to all gateways, as `plugins.network.nat_rules.fences` names them."""
+        """The names of the chains that belong to all gateways, see `plugins.network.nat_rules.fences`."""
 
 
 class Namespaces(Protocol):

@@ -22,6 +22,7 @@ DUAL = (*SUBNET, Subnet("fd00:1::/64", "fd00:1::1"))
 NAT = {"mode": "bridge", "nat": "true"}
 A, B = "a" * 64, "b" * 64
 SPACE_A, SPACE_B = "qnet-" + "a" * 12, "qnet-" + "b" * 12
+FENCE = {*nat_rules.OWN, nat_rules._chain("ingress", "eth1"), nat_rules._chain("egress", "eth1")}
 LINKS_A = {"qr-" + "a" * 12, "qu-" + "a" * 12}
 
 
@@ -49,7 +50,7 @@ def test_a_gateway_lives_as_long_as_its_network(bench: Bench) -> None:
     assert set(bench.kernel.links) == {"eth1", "qb-eth1", *LINKS_A, "qr-" + "b" * 12, "qu-" + "b" * 12}
     assert bench.kernel.links["qr-" + "a" * 12].master == "qb-eth1"
     assert bench.namespaces.there == {SPACE_A: [4, 6], SPACE_B: [4]}
-    assert bench.filters.fenced == {"forward", "eth1"}
+    assert bench.filters.fenced == FENCE
     bench.service.delete_network(A)
     assert bench.namespaces.there == {SPACE_B: [4]}
     assert "10.100.1.1" not in bench.filters.loaded[""]
@@ -116,7 +117,7 @@ def test_the_host_is_fenced_before_the_first_packet(bench: Bench) -> None:
     configure, seen = bench.namespaces.configure, []
     bench.namespaces.configure = lambda *given: (seen.append(bench.filters.fenced), configure(*given))  # type: ignore
     bench.create(A, "plain", **NAT)
-    assert seen[0] == {"forward", "eth1"}
+    assert seen[0] == FENCE
     assert SPACE_A in bench.filters.loaded
 
 
@@ -129,12 +130,12 @@ def test_what_is_taken_away_is_put_back(bench: Bench) -> None:
     mending.local()
     assert set(bench.kernel.links) == set(before)
     assert bench.namespaces.there == {SPACE_A: [4]}
-    assert bench.filters.fenced == {"forward", "eth1"}
+    assert bench.filters.fenced == FENCE
     bench.namespaces.delete(SPACE_A)
     bench.filters.fenced = frozenset()
     mending.local()
     assert set(bench.kernel.links) == set(before)
-    assert bench.filters.fenced == {"forward", "eth1"}
+    assert bench.filters.fenced == FENCE
 
 
 def test_what_a_crash_left_goes(bench: Bench) -> None:
@@ -193,10 +194,12 @@ def test_pairs_end() -> None:
 def test_one_wall_holds_the_gateways_of_all_networks_behind_an_uplink() -> None:
     other = network(id=B, subnets=(Subnet("10.9.0.0/24", "10.9.0.1"),))
     apart = network(id="c" * 64, parent="eth2", bridge="qb-eth2")
+    ingress, egress = (nat_rules._chain(hook, "eth1") for hook in nat_rules.HOOKS)
+    beside = nat_rules._chain("ingress", "eth2")
     text = nat_rules.fence([nat.of(one) for one in (network(), other, apart)], {"eth1", "eth2"})
-    assert "ingress0 arp saddr ip { 10.100.1.1, 10.9.0.1 } drop" in text
-    assert "egress0 arp daddr ip { 10.100.1.1, 10.9.0.1 } drop" in text
-    assert "ingress1 arp saddr ip { 10.100.1.1 } drop" in text
+    assert f"{ingress} arp saddr ip {{ 10.100.1.1, 10.9.0.1 }} drop" in text
+    assert f"{egress} arp daddr ip {{ 10.100.1.1, 10.9.0.1 }} drop" in text
+    assert f"{beside} arp saddr ip {{ 10.100.1.1 }} drop" in text
     assert f"@th,64,128 {{ {hex(0xFD000001 << 96 | 1)} }} drop" in text
     assert 'device "eth2"' not in nat_rules.fence([nat.of(apart)], {"eth1"})
 

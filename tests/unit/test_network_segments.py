@@ -107,8 +107,7 @@ class Filters:
     def load(self, script: str, what: str, namespace: str = "") -> None:
         self.loaded[namespace] = script
         if not namespace:
-            devices = re.findall(r'ingress device "(.*?)"', script)
-            self.fenced = frozenset({"forward", *devices} if "chain forward" in script else ())
+            self.fenced = frozenset(re.findall(r"chain (?:netdev \w+ )?(\w+) {", script))
 
     def fences(self) -> frozenset[str]:
         return self.fenced
