@@ -33,8 +33,8 @@ class Gateways:
         self._fence = nat_rules.REMOVAL
         self._fenced = True  # until it is known that there is no fence
 
-    def place(self, network: Network, undo: ExitStack) -> Network:
-        """A network with what its gateway needs, which `sync` makes once the network is written down.
+    def place(self, network: Network) -> Network:
+        """A network with what its gateway needs, which `sync` makes once the network is written down; `drop` undoes it.
 
         Raises:
             InvalidRequest: the network can have no gateway here, or the host does not forward.
@@ -52,7 +52,6 @@ class Gateways:
             taken = {*self._pairs.values(), *(other.pair for other in networks if other.nat)}
             made = msgspec.structs.replace(network, pair=nat.free_pair(taken))
             self._pairs[network.id] = made.pair
-        undo.callback(self.drop, made)
         return made
 
     def sync(self, network: Network) -> None:

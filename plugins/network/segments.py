@@ -57,7 +57,7 @@ class Segments:
             undo.callback(self.drop, made)
             self._make(made)
         plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.all(), others)
-        return self._gateways.place(made, undo) if made.nat else made
+        return self._gateways.place(made) if made.nat else made
 
     def sync(self, network: Network) -> None:
         """Make the links that a network stands on, and its gateway: a reboot takes them away."""
