@@ -1,4 +1,7 @@
-"""Network namespaces by name, as ip-netns(8) has them: they outlive the process, and a reboot empties their folder."""
+"""Network namespaces by name, as ip-netns(8) has them: they outlive the process, and a reboot empties their folder.
+
+They are mounts: a service with a mount namespace of its own would lose them, with what is in them, at its end.
+"""
 
 from __future__ import annotations
 
