@@ -26,8 +26,10 @@ from plugins.ipam.repository import Repository as Addresses
 from plugins.ipam.service import Service as Ipam
 from plugins.ipam.uses import Carving, Uses
 from plugins.network.filters import Filters
+from plugins.network.gateway import Gateways
 from plugins.network.guards import Guards
 from plugins.network.links import Links
+from plugins.network.namespaces import Namespaces
 from plugins.network.overlay import Overlay
 from plugins.network.repair import Repair as NetworkRepair
 from plugins.network.repository import Registry
@@ -71,7 +73,8 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     networks, registry = Networks(state_dir, run_dir), Registry(store, host)
     filters = Filters()
     overlay = Overlay(store, Tunnels(), filters, host)
-    segments = Segments(networks, links, filters, tenants, overlay)
+    gateways = Gateways(networks, links, Namespaces(), filters)
+    segments = Segments(networks, links, filters, tenants, overlay, gateways)
     wires = config.network
     network = Network(networks, registry, links, filters, endpoints, segments, wires.parent, wires.underlay)
 

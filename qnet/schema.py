@@ -148,6 +148,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     internal: bool = False
     host_access: bool = False
     host_addresses: tuple[str, ...] = ()
+    nat: bool = False
 
 
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)

@@ -61,6 +61,7 @@ def _machine(session: Session, settings: Settings) -> Iterator[Finding]:
     yield from found_by("plugin", partial(checks.plugin, settings.network))
     yield from found_by("kernel", partial(checks.kernel, session.features))
     yield from found_by("parents", partial(checks.parents, settings, session.links))
+    yield from found_by("forwarding", partial(checks.forwarding, settings.host.state_dir, session.forwards))
     yield from found_by("journal", partial(checks.journal, settings.host.state_dir))
 
 

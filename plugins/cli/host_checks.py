@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from plugins.cli import unixhttp
 from plugins.cli.health import Finding
 from plugins.ipam.journal import Journal
+from plugins.network import nat
 from plugins.network.model import Ask, ModeName, Network
 from plugins.network.plan import Link, check_parent
 from qnet import settings
@@ -89,6 +91,21 @@ def parents(config: settings.Settings, links: Callable[[], Mapping[str, Link]]) 
             continue
         ask = _ask(network.parent, network.mtu, network.mode)
         yield _parent(f"parent {network.parent} of network {network.id[:12]}", ask, there)
+
+
+def forwarding(state_dir: str, forwards: Callable[[int], bool]) -> Iterator[Finding]:
+    """Whether the host forwards what the gateways of its networks (`-o nat=true`) send to the outside."""
+    versions: set[int] = set()
+    for file in (Path(state_dir) / "networks").glob("*.json"):
+        with suppress(msgspec.MsgspecError):  # `parents` tells
+            network = msgspec.json.decode(file.read_bytes(), type=Network)
+            versions.update(nat.of(network).versions if network.nat else ())
+    for version in sorted(versions):
+        if forwards(version):
+            yield Finding("ok", f"this host forwards IPv{version}, as its networks with nat=true need it")
+        else:
+            todo = f"sysctl -w {nat.FORWARDING[version]}=1, and a line in /etc/sysctl.d"
+            yield Finding("fail", f"this host does not forward IPv{version}: gateways (nat=true) lead nowhere", todo)
 
 
 def journal(state_dir: str) -> Iterator[Finding]:

@@ -83,7 +83,8 @@ def _text(value: str | list[str]) -> str:
 
 
 def _fields(one: NetworkRecord) -> Iterable[tuple[str, str]]:
-    flags = [text for text, on in (("internal", one.internal), ("host access", one.host_access)) if on]
+    given = (("internal", one.internal), ("host access", one.host_access), ("nat", one.nat))
+    flags = [text for text, on in given if on]
     return (
         ("Host", one.host),
         ("Name", one.name),

@@ -47,6 +47,12 @@ def _links() -> Mapping[str, Link]:
     return Links().all()
 
 
+def _forwards(version: int) -> bool:
+    from plugins.network.namespaces import Namespaces
+
+    return Namespaces().host_forwards(version)
+
+
 @dataclass
 class Session:
     """One call of the command. Nothing is read or opened before a command asks for it."""
@@ -58,6 +64,7 @@ class Session:
     interactive: Callable[[], bool] = _interactive
     features: Callable[[float], Mapping[str, str]] = _features
     links: Callable[[], Mapping[str, Link]] = _links
+    forwards: Callable[[int], bool] = _forwards
 
     @cached_property
     def settings(self) -> Settings:

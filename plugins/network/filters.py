@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
-from plugins.network import rules
+from plugins.network import nat_rules, rules
 from plugins.network.plan import Guard
 from qnet.errors import Unavailable, Unsupported
 
@@ -35,22 +36,22 @@ class Filters:
 
     def chains(self) -> frozenset[str]:
         """The devices whose rules are in force, or would be if the device were there."""
-        try:
-            done = subprocess.run(
-                ["nft", "-j", "list", "chains", "netdev"], capture_output=True, text=True, timeout=TIMEOUT, check=True
-            )
-        except FileNotFoundError:
-            return frozenset()
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Unavailable(f"cannot list the packet filter's chains: {error}") from error
-        listed = msgspec.json.decode(done.stdout)["nftables"]
-        chains = (entry["chain"] for entry in listed if "chain" in entry)
-        return frozenset(chain["name"] for chain in chains if chain["table"] == rules.TABLE)
+        return frozenset(chain["name"] for chain in _chains() if _table(chain) == f"netdev {rules.TABLE}")
+
+    def load(self, script: str, what: str, namespace: str = "") -> None:
+        """Do what a script says, in a network namespace if one is named. Raises Unsupported, Unavailable."""
+        self._nft(script, what, namespace)
+
+    def fences(self) -> frozenset[str]:
+        """The names of the chains that belong to all gateways. Raises Unavailable."""
+        tables = (nat_rules.TABLE, nat_rules.WIRE)
+        return frozenset(chain["name"] for chain in _chains() if _table(chain) in tables)
 
     @staticmethod
-    def _nft(script: str, what: str) -> None:
+    def _nft(script: str, what: str, namespace: str = "") -> None:
         try:
-            command = ["nft", "-f", "-"]
+            enter = ["nsenter", f"--net=/run/netns/{namespace}", "--"] if namespace else []
+            command = [*enter, "nft", "-f", "-"]
             subprocess.run(command, input=script, capture_output=True, text=True, timeout=TIMEOUT, check=True)
         except FileNotFoundError as error:
             raise Unsupported(f"cannot {what}: nft is not installed: apt install nftables") from error
@@ -59,3 +60,19 @@ class Filters:
             raise Unavailable(f"cannot {what}: nft: {said[0]}") from error
         except (OSError, subprocess.SubprocessError) as error:
             raise Unavailable(f"cannot {what}: {error}") from error
+
+
+def _table(chain: dict[str, Any]) -> str:
+    return f"{chain['family']} {chain['table']}"
+
+
+def _chains() -> Iterable[dict[str, Any]]:
+    """The chains of this host as nft lists them; none where it is not installed. Raises Unavailable."""
+    command = ["nft", "-j", "list", "chains"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    except FileNotFoundError:
+        return ()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"cannot list the packet filter's chains: {error}") from error
+    return [entry["chain"] for entry in msgspec.json.decode(done.stdout)["nftables"] if "chain" in entry]

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import threading
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ ALIAS = "qnet"
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 NTF_MASTER, STATIC = 4, 0x40  # of a bridge's forwarding entry
+NAMESPACES = Path("/run/netns")  # by name, as ip-netns(8) has them
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 
 
@@ -71,14 +73,17 @@ class Links:
             _make(netlink, {link.name}, kind="macvlan", ifname=link.name, link=parent, **wanted)
 
     def _add_veth(self, link: Veth) -> None:
-        with operation(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink:
-            bridge = index_of(netlink, link.bridge)
-            if bridge is None:
+        with operation(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink, ExitStack() as files:
+            bridge = index_of(netlink, link.bridge) if link.bridge else None
+            if bridge is None and link.bridge:
                 raise InvalidRequest(f"bridge {link.bridge!r} does not exist on this host any more")
-            mtu = link.mtu or netlink.get_links(bridge)[0].get_attr("IFLA_MTU")
-            peer = {"ifname": link.peer, "mtu": mtu} | ({"address": link.mac} if link.mac else {})
-            names = {link.name, link.peer}
-            _make(netlink, names, kind="veth", ifname=link.name, address=link.port_mac, mtu=mtu, peer=peer)
+            mtu = link.mtu or (netlink.get_links(bridge)[0].get_attr("IFLA_MTU") if bridge else 0)
+            sized = {"mtu": mtu} if mtu else {}
+            peer: dict[str, Any] = {"ifname": link.peer, **sized} | ({"address": link.mac} if link.mac else {})
+            names = {link.name} if link.namespace else {link.name, link.peer}
+            if link.namespace:
+                peer["net_ns_fd"] = files.enter_context((NAMESPACES / link.namespace).open()).fileno()
+            _make(netlink, names, kind="veth", ifname=link.name, address=link.port_mac, peer=peer, **sized)
 
     def attach(self, link: Veth) -> None:
         """Make the host's end of a pair a port of its bridge: frames flow from now on. Raises InvalidRequest."""

@@ -16,7 +16,7 @@ MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
 ModeName: TypeAlias = Literal["macvlan", "bridge", "vxlan"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
-OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant")
+OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "nat", "tenant")
 MIN_MTU = {4: 68, 6: 1280}
 MAX_MTU = 65535
 
@@ -39,7 +39,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
     With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`; with a `vni`, it is the VXLAN link
     whose packets travel over `trunk`. In modes bridge and vxlan, `bridge` joins the endpoints; it is the parent itself
-    if that is one.
+    if that is one. With `nat`, `pair` tells its gateway's way to the host from those of others on this host.
     """
 
     v: int = 1
@@ -58,6 +58,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     mode: ModeName = "macvlan"
     bridge: str = ""
     spoof_check: bool = True
+    nat: bool = False
+    pair: int = 0
 
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
@@ -96,6 +98,7 @@ class Ask(msgspec.Struct, frozen=True):
     host_access: bool
     mode: ModeName = "macvlan"
     spoof_check: bool = True
+    nat: bool = False
 
 
 def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
@@ -159,6 +162,7 @@ def parse_ask(
         mtu=_mtu(given.get("mtu", "0"), subnets),
         internal=internal,
         host_access=host_access,
+        nat=_flag("nat", given.get("nat", "false")),
     )
 
 

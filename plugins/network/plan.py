@@ -17,8 +17,10 @@ OWN_PREFIX = "qh-"  # the host's own link on a network
 PORT_PREFIX = "qp-"  # the other end of that, if it is a pair
 BRIDGE_PREFIX = "qb-"
 VXLAN_PREFIX = "qx-"
-END = re.compile(r"q[nchp]-[0-9a-f]{12}")  # an end of a pair: others make pairs too, and may name them nearly so
-PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX)
+GATEWAY_PREFIX = "qr-"  # a gateway's port of a bridge
+OUTSIDE_PREFIX = "qu-"  # the host's end of a gateway's way out
+END = re.compile(r"q[nchpru]-[0-9a-f]{12}")  # an end of a pair: others make pairs too, and may name them nearly so
+PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX, GATEWAY_PREFIX, OUTSIDE_PREFIX)
 UNFINISHED = "qt-unfinished"  # a sub-interface that is not marked as ours yet
 NAME_LENGTH = 15
 
@@ -67,13 +69,15 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True)
 class Veth:
-    """A pair of links: `name` becomes a port of a bridge, `peer` has the MAC address. `mtu` 0: the bridge's."""
+    """A pair of links: `name` becomes a port of a bridge, `peer` has the MAC address, and is in a network namespace if
+    one is named. `mtu` 0: the bridge's; without a bridge, the kernel's own."""
 
     name: str
     peer: str
     bridge: str
     mtu: int
     mac: str = ""
+    namespace: str = ""
 
     @property
     def moved(self) -> str:
@@ -148,6 +152,16 @@ def own_port(network: str) -> str:
 def own_mac(network: str) -> str:
     """The MAC address of the host's own pair on a network: each host has an id of its own for a network."""
     return f"fa:{_digest(network, 5).hex(':')}"
+
+
+def gateway_port(network: str) -> str:
+    """The name of the port that a network's gateway has on this host."""
+    return (GATEWAY_PREFIX + network)[:NAME_LENGTH]
+
+
+def outside_link(network: str) -> str:
+    """The name of the host's end of the way that a network's gateway has to the outside."""
+    return (OUTSIDE_PREFIX + network)[:NAME_LENGTH]
 
 
 def bridge_over(link: Link) -> str:
@@ -280,10 +294,14 @@ def host_prefix(address: str) -> str:
 
 
 def left_over(links: Iterable[Link], networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> Collection[str]:
-    """Links of ours that nothing needs: an endpoint's that is gone, the host's own on a network without host_access."""
+    """Links of ours that nothing needs: an endpoint's that is gone, the host's own on a network without host_access, a
+    gateway's of one without nat."""
     wanted = {name for endpoint in endpoints for name in (endpoint_link(endpoint.id), container_end(endpoint.id))}
     wanted |= {
         name for network in networks if network.host_access for name in (own_link(network.id), own_port(network.id))
+    }
+    wanted |= {
+        name for network in networks if network.nat for name in (gateway_port(network.id), outside_link(network.id))
     }
     return sorted(
         link.name

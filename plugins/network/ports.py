@@ -100,3 +100,31 @@ class Filters(Protocol):
 
     def chains(self) -> frozenset[str]:
         """The devices that there are rules for."""
+
+    def load(self, script: str, what: str, namespace: str = "") -> None:
+        """Do what a script says, all of it or nothing; in a network namespace if one is named."""
+
+    def fences(self) -> frozenset[str]:
+        """The names of the chains that belong to all gateways, see `plugins.network.nat_rules.fences`."""
+
+
+class Namespaces(Protocol):
+    """What gateways need of network namespaces (`plugins.network.namespaces.Namespaces`)."""
+
+    def all(self) -> frozenset[str]:
+        """The names of those that are ours."""
+
+    def add(self, name: str) -> None:
+        """Make one, in place of one left half made."""
+
+    def delete(self, name: str) -> None:
+        """Delete one with its links if it is there."""
+
+    def route(self, name: str, versions: Collection[int]) -> None:
+        """Let one forward packets of these versions of IP."""
+
+    def configure(self, commands: str, name: str = "") -> None:
+        """Do what lines of ip-batch(8) say in one, or on the host itself."""
+
+    def host_forwards(self, version: int) -> bool:
+        """Whether the host itself forwards packets of a version of IP."""

@@ -83,10 +83,11 @@ class Repair:
                 self._service.sync_shim(network.id)
             except QnetError as error:
                 logger.warning("links of network %s: %s", network.id[:12], error)
-        try:
-            self._guards.sync()
-        except QnetError as error:
-            logger.warning("rules of endpoints: %s", error)
+        for what, sync in (("rules of endpoints", self._guards.sync), ("gateways", self._segments.tidy)):
+            try:
+                sync()
+            except QnetError as error:
+                logger.warning("%s: %s", what, error)
 
     def run(self, seen: EngineView, view: Callable[[], EngineView]) -> None:
         """Forget what the engine has not had for `grace` seconds, and publish what it has.

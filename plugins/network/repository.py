@@ -146,4 +146,5 @@ class Registry:
             internal=network.internal,
             host_access=network.host_access,
             host_addresses=network.host_addresses,
+            nat=network.nat,
         )

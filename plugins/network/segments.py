@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import msgspec
 
 from plugins.network import plan
+from plugins.network.gateway import Gateways
 from plugins.network.model import Ask, Network
 from plugins.network.modes import MODES
 from plugins.network.overlay import Overlay, Segment
@@ -27,13 +28,20 @@ class Segments:
     """The segments of this host's networks."""
 
     def __init__(
-        self, repository: Repository, kernel: Kernel, filters: Filters, tenants: Owners, overlay: Overlay
+        self,
+        repository: Repository,
+        kernel: Kernel,
+        filters: Filters,
+        tenants: Owners,
+        overlay: Overlay,
+        gateways: Gateways,
     ) -> None:
         self._repository = repository
         self._kernel = kernel
         self._filters = filters
         self._tenants = tenants
         self._overlay = overlay
+        self._gateways = gateways
         self._lock = threading.RLock()
 
     def place(self, ask: Ask, undo: ExitStack) -> Network:
@@ -58,15 +66,21 @@ class Segments:
             undo.callback(self.drop, made)
             self._make(made)
         plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.all(), others)
-        return made
+        return self._gateways.place(made) if made.nat else made
 
     def ensure(self, network: Network) -> None:
-        """Make the links that a network stands on, where they are not there."""
+        """Make the links that a network stands on, and its gateway, where they are not there."""
         with self._lock:
             self._make(network)
+        if network.nat:
+            self._gateways.sync(network)
+
+    def tidy(self) -> None:
+        """What gateways left behind goes, and the rules that belong to them all are in force."""
+        self._gateways.tidy()
 
     def sync(self, networks: Iterable[Network], links: Mapping[str, Link]) -> None:
-        """Put back what is missing of the links that networks stand on: a reboot takes them away.
+        """Put back what is missing of the links that networks stand on, and of gateways: a reboot takes them away.
 
         Args:
             links: those of a moment ago.
@@ -82,13 +96,18 @@ class Segments:
                     overlays[segment.vni] = segment
                 local = segment.local if segment else ""
                 if not plan.stands(network, MODES[network.mode].segment(network), local, links):
-                    self.ensure(network)
+                    with self._lock:
+                        self._make(network)
+                if network.nat:
+                    self._gateways.sync(network)
             except QnetError as error:
                 logger.warning("links of network %s: %s", network.id[:12], error)
         self._overlay.sync(overlays)
 
     def drop(self, network: Network) -> None:
-        """Delete the links that a network stood on, if they are ours and it was the last on them."""
+        """Delete the links that a network stood on, if they are ours and it was the last on them, and its gateway."""
+        if network.nat:
+            self._gateways.drop(network)
         with self._lock:
             others = [other for other in self._repository.networks.all() if other.id != network.id]
             if network.vni and all(other.vni != network.vni for other in others):

@@ -104,4 +104,7 @@ def wipe(lab: Lab) -> None:
             path.unlink()
         for name in kit.links(host).keys() - kit.LINKS:
             host.exec("ip", "link", "delete", name, check=False)
+        for name in kit.namespaces(host):
+            host.exec("ip", "netns", "delete", name, check=False)
+        host.exec("nft", "flush", "ruleset")
         host.start_plugin()

@@ -61,14 +61,18 @@ def build(config: Any) -> Any:
     """The product with its boundaries wrapped."""
     from plugins.compose import compose
     from plugins.ipam.journal import Journal
+    from plugins.network.filters import Filters
     from plugins.network.links import Links
+    from plugins.network.namespaces import Namespaces
     from plugins.network.repository import Folder
     from qnet import wire
     from qnet.store.etcd import EtcdStore
 
     boundaries = (
         (EtcdStore, ("get", "put", "delete", "range", "txn", "grant")),
-        (Links, ("add", "delete", "sync")),
+        (Links, ("add", "delete", "sync", "attach")),
+        (Namespaces, ("add", "delete", "configure")),
+        (Filters, ("load",)),
         (Folder, ("save", "remove")),
         (Journal, ("add",)),
         (wire, ("_json",)),

@@ -23,6 +23,7 @@ CREATE = ("network", "create", "-d", "qnet", "--ipam-driver", "qnet")
 FREE_WITHIN = 2.0  # seconds from `docker rm` until the address can be had elsewhere
 SETTLED_WITHIN = 10.0  # seconds until records agree with the engines: grace, repairs, and a slow machine
 LINKS = frozenset({"lo", "eth0", "eth1", "eth2"})
+TABLES = frozenset({"table inet qnet", "table netdev qnet_gateways"})  # of gateways; endpoints' stays, empty
 PREDEFINED = frozenset({"bridge", "host", "none"})
 
 ItemT = TypeVar("ItemT")
@@ -178,6 +179,11 @@ def links(host: Host) -> dict[str, dict[str, Any]]:
     return {link["ifname"]: link for link in listed}
 
 
+def namespaces(host: Host) -> set[str]:
+    """The network namespaces that a host has by name."""
+    return {line.split()[0] for line in host.exec("ip", "netns", "list").stdout.splitlines()}
+
+
 def files(host: Host) -> list[Path]:
     """What the plugin keeps of networks and endpoints on a host, and its journal."""
     state, volatile = host.node.disk / "private/var/lib/qnet", host.node.run / "qnet"
@@ -191,6 +197,9 @@ def leaks(lab: Lab) -> list[str]:
     found = [f"{one.key} {one.value.decode(errors='replace')}" for one in left]
     for host in lab.hosts:
         found += [f"{host.name}: link {name}" for name in links(host) if name not in LINKS]
+        found += [f"{host.name}: network namespace {name}" for name in namespaces(host)]
+        tables = host.exec("nft", "list", "tables").stdout.splitlines()
+        found += [f"{host.name}: {name}" for name in tables if name in TABLES]
         found += [f"{host.name}: {path}" for path in files(host) if path.name != "identity"]
     return found
 

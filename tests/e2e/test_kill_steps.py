@@ -143,11 +143,17 @@ def test_remove(lab: Lab, faulty: list[Host]) -> None:
     each_step(lab, faulty, kit.run, lambda host, name: host.docker("rm", "-f", name, check=False), check)
 
 
-def test_network_create(lab: Lab, faulty: list[Host]) -> None:
+KINDS = pytest.mark.parametrize(
+    "options", [("-o", "host_access=true"), ("-o", "mode=bridge", "-o", "nat=true")], ids=["host_access", "nat"]
+)
+
+
+@KINDS
+def test_network_create(lab: Lab, faulty: list[Host], options: tuple[str, ...]) -> None:
     subnet = dict(zip((host.name for host in faulty), ("10.81.0.0/24", "10.82.0.0/24", "10.83.0.0/24"), strict=True))
 
     def create(host: Host, name: str) -> Result:
-        words = ("--subnet", subnet[host.name], "-o", "host_access=true", "--aux-address", f"a={_aux(host)}")
+        words = ("--subnet", subnet[host.name], *options, "--aux-address", f"a={_aux(host)}")
         return host.docker(*kit.CREATE, *words, name, check=False)
 
     def _aux(host: Host) -> str:
@@ -163,11 +169,12 @@ def test_network_create(lab: Lab, faulty: list[Host]) -> None:
     each_step(lab, faulty, lambda _host, _name: None, create, check)
 
 
-def test_network_remove(lab: Lab, faulty: list[Host]) -> None:
+@KINDS
+def test_network_remove(lab: Lab, faulty: list[Host], options: tuple[str, ...]) -> None:
     subnet = dict(zip((host.name for host in faulty), ("10.81.0.0/24", "10.82.0.0/24", "10.83.0.0/24"), strict=True))
 
     def prepare(host: Host, name: str) -> None:
-        kit.network(host, name, "-o", "host_access=true", subnet=subnet[host.name], gateway="")
+        kit.network(host, name, *options, subnet=subnet[host.name], gateway="")
 
     def check(host: Host, name: str, result: Result) -> None:
         if result.returncode:

@@ -21,15 +21,15 @@ Wrap = Callable[[Box, Box, bytes], list[bytes]]
 @pytest.fixture
 def victim(hosts: list[Host]) -> Box:
     """A container of a tenant with a VNI, on the first host."""
-    kit.tenants(hosts[0], lab=f"--vni={VNI}", shop="--vni=501")
-    kit.network(hosts[:2], "lab", *kit.DUAL, *kit.of("lab", "vxlan"))
-    return box(hosts[0], "good", on="lab")
+    kit.tenants(hosts[0], vx2=f"--vni={VNI}", vx1="--vni=501")
+    kit.network(hosts[:2], "vx2", *kit.DUAL, *kit.of("vx2", "vxlan"))
+    return box(hosts[0], "good", on="vx2")
 
 
 @pytest.fixture
 def friend(victim: Box) -> Box:
     """Another one of that tenant, beside it."""
-    return box(victim.host, "friend", *HOSTILE, on="lab")
+    return box(victim.host, "friend", *HOSTILE, on="vx2")
 
 
 def inner(victim: Box, mark: bytes) -> bytes:
@@ -63,9 +63,9 @@ def test_packets_from_the_underlay_arrive_only_without_the_rules(
 def test_packets_to_its_own_host_arrive_only_without_the_rules(hosts: list[Host], victim: Box, friend: Box) -> None:
     """A container that may talk to its host, in the name of nobody but itself."""
     kit.network(
-        hosts[0], "shop", *kit.of("shop", "vxlan"), "-o", "host_access=true", subnet="10.78.0.0/24", gateway="10.78.0.1"
+        hosts[0], "vx1", *kit.of("vx1", "vxlan"), "-o", "host_access=true", subnet="10.78.0.0/24", gateway="10.78.0.1"
     )
-    evil = box(hosts[0], "evil", *HOSTILE, on="shop")
+    evil = box(hosts[0], "evil", *HOSTILE, on="vx1")
     link = next(one for name, one in kit.links(hosts[0]).items() if name.startswith("qh-"))
 
     def wrap(evil: Box, victim: Box, mark: bytes) -> list[bytes]:

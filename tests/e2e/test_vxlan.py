@@ -9,7 +9,7 @@ from tests.e2e.kit import links, network, pings, refused, run
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
-VNIS = {"shop": 501, "lab": 502}
+VNIS = {"vx1": 501, "vx2": 502}
 
 
 def vxlan(tenant: str, *options: str) -> tuple[str, ...]:
@@ -33,22 +33,22 @@ def knows(host: Host, link: str) -> str:
 def test_a_tenant_reaches_its_own_on_every_host_and_no_other(lab: Lab, hosts: list[Host]) -> None:
     for tenant in VNIS:
         network(hosts, tenant, *kit.DUAL, *vxlan(tenant))
-    shop = [run(host, f"shop{n}", "--ip", f"10.77.0.{10 + n}", on="shop") for n, host in enumerate(hosts)]
-    same = run(hosts[1], "lab1", "--ip", shop[0], on="lab")
-    own = run(hosts[2], "lab2", "--ip", "10.77.0.40", on="lab")
-    six = [kit.attached(host, f"shop{n}", "shop")["GlobalIPv6Address"] for n, host in enumerate(hosts)]
+    shop = [run(host, f"one{n}", "--ip", f"10.77.0.{10 + n}", on="vx1") for n, host in enumerate(hosts)]
+    same = run(hosts[1], "box1", "--ip", shop[0], on="vx2")
+    own = run(hosts[2], "box2", "--ip", "10.77.0.40", on="vx2")
+    six = [kit.attached(host, f"one{n}", "vx1")["GlobalIPv6Address"] for n, host in enumerate(hosts)]
     for number, host in enumerate(hosts):
         for address in (*shop, *six):
-            assert pings(host, f"shop{number}", address)
-    assert pings(hosts[2], "lab2", same)
-    assert not pings(hosts[0], "shop0", own, tries=1)
-    assert not pings(hosts[2], "lab2", shop[1], tries=1)
-    assert not pings(hosts[2], "lab2", shop[2], tries=1)
+            assert pings(host, f"boxs{number}", address)
+    assert pings(hosts[2], "box2", same)
+    assert not pings(hosts[0], "one0", own, tries=1)
+    assert not pings(hosts[2], "box2", shop[1], tries=1)
+    assert not pings(hosts[2], "box2", shop[2], tries=1)
 
 
 def test_links_and_entries_come_and_go_with_networks_and_containers(lab: Lab, hosts: list[Host]) -> None:
-    network(hosts[:2], "web", *vxlan("shop"))
-    network(hosts[0], "more", *vxlan("shop"), subnet="10.78.0.0/24", gateway="10.78.0.1")
+    network(hosts[:2], "web", *vxlan("vx1"))
+    network(hosts[0], "more", *vxlan("vx1"), subnet="10.78.0.0/24", gateway="10.78.0.1")
     given, mac = run(hosts[0], "aa"), kit.attached(hosts[0], "aa")["MacAddress"]
     assert links(hosts[0])["qx-501"]["mtu"] == 1450
     assert f"{mac} dst {hosts[0].address}" in knows(hosts[1], "qx-501")
@@ -68,7 +68,7 @@ def test_links_and_entries_come_and_go_with_networks_and_containers(lab: Lab, ho
 
 
 def test_a_container_that_moves_is_found_at_its_new_host(lab: Lab, hosts: list[Host]) -> None:
-    network(hosts, "web", *vxlan("shop"))
+    network(hosts, "web", *vxlan("vx1"))
     run(hosts[2], "far")
     for host in (hosts[0], hosts[1], hosts[0], hosts[2]):
         kit.becomes_free(host, "mover", "--ip", "10.77.0.10", within=10)
@@ -77,7 +77,7 @@ def test_a_container_that_moves_is_found_at_its_new_host(lab: Lab, hosts: list[H
 
 
 def test_killed_plugins_reboots_and_lost_entries(lab: Lab, hosts: list[Host]) -> None:
-    network(hosts, "web", *vxlan("shop"))
+    network(hosts, "web", *vxlan("vx1"))
     given = run(hosts[0], "aa", "--restart", "always", "--ip", "10.77.0.10")
     far = run(hosts[1], "bb")
     hosts[0].plugin.kill()
@@ -93,10 +93,10 @@ def test_killed_plugins_reboots_and_lost_entries(lab: Lab, hosts: list[Host]) ->
 
 
 def test_the_host_reaches_its_containers_and_those_of_others_reach_it(lab: Lab, hosts: list[Host]) -> None:
-    network(hosts[:2], "web", *vxlan("shop", "-o", "host_access=true"))
+    network(hosts[:2], "web", *vxlan("vx1", "-o", "host_access=true"))
     near, _ = run(hosts[0], "aa"), run(hosts[1], "bb")
     assert kit.host_pings(hosts[0], near)
-    found = kit.address_records(lab, tenant="shop")
+    found = kit.address_records(lab, tenant="vx1")
     own = next(text for text, one in found.items() if one["kind"] == "host" and one["host"] == "host1")
     assert pings(hosts[0], "aa", own)
     assert f"{own} lladdr" in knows(hosts[1], "qx-501")
@@ -107,13 +107,13 @@ def test_the_host_reaches_its_containers_and_those_of_others_reach_it(lab: Lab, 
     [
         (vxlan("default"), "tenant default has no VNI, which mode=vxlan needs: qnet tenant set default --vni auto"),
         (
-            ("-o", "tenant=shop", "--ipam-opt", "tenant=shop"),
-            "tenant shop has VNI 501 and no VLAN, so a network of mode macvlan would be without its tag",
+            ("-o", "tenant=vx1", "--ipam-opt", "tenant=vx1"),
+            "tenant vx1 has VNI 501 and no VLAN, so a network of mode macvlan would be without its tag",
         ),
-        (vxlan("shop", "-o", "parent=eth1"), "parent eth1 has no address, from which VXLAN packets would leave"),
-        (vxlan("shop", "-o", "parent=eth9"), "parent 'eth9' does not exist on this host"),
-        (vxlan("shop", "-o", "mtu=1500"), "-o mtu=1500 is more than the 1450 of parent qx-501"),
-        (vxlan("shop", "-o", "macvlan_mode=vepa"), "-o macvlan_mode=vepa needs mode=macvlan"),
+        (vxlan("vx1", "-o", "parent=eth1"), "parent eth1 has no address, from which VXLAN packets would leave"),
+        (vxlan("vx1", "-o", "parent=eth9"), "parent 'eth9' does not exist on this host"),
+        (vxlan("vx1", "-o", "mtu=1500"), "-o mtu=1500 is more than the 1450 of parent qx-501"),
+        (vxlan("vx1", "-o", "macvlan_mode=vepa"), "-o macvlan_mode=vepa needs mode=macvlan"),
     ],
 )
 def test_what_cannot_be_is_refused(lab: Lab, hosts: list[Host], options: tuple[str, ...], says: str) -> None:

@@ -71,7 +71,11 @@ def differences(lab: Lab, host: Host) -> list[str]:
     compare("journal", journal.read_text() if journal.exists() else "", "")
     names = [name for name in kit.links(host) if name not in kit.LINKS]
     shims = {f"qh-{one}"[:15] for one, net in has.networks.items() if net["Options"].get("host_access") == "true"}
-    compare("links", set(names), shims)
+    bridged = [one for one, net in has.networks.items() if net["Options"].get("mode") == "bridge"]
+    gateways = [one for one in bridged if has.networks[one]["Options"].get("nat") == "true"]
+    routed = {f"{prefix}-{one}"[:15] for one in gateways for prefix in ("qr", "qu")}
+    compare("links", set(names), shims | routed | ({"qb-eth1"} if bridged else set()))
+    compare("namespaces", kit.namespaces(host), {f"qnet-{one[:12]}" for one in gateways})
     return found
 
 

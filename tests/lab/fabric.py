@@ -63,6 +63,7 @@ class Fabric:
         """Makes a host's network namespace with eth0, eth1 (no address) and eth2 (down)."""
         add_netns(node.netns)
         forwarding = {"ipv4.ip_forward": "1"}  # as on every Docker host; engines without a bridge leave it out
+        forwarding |= {"ipv6.conf.all.forwarding": "1"}
         ipv6 = {"ipv6.conf.all.disable_ipv6": "0", "ipv6.conf.default.disable_ipv6": "0"}
         set_sysctls(node.netns, {**ipv6, **forwarding})
         self._ip([line for number, port in enumerate(self._ports(node)) for line in self._veth(node, number, port)])

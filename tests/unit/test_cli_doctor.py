@@ -70,6 +70,7 @@ class Machine:
         )
         self.features: Mapping[str, str] | Exception = {"macvlan": "", "vlan": ""}
         self.links = {"eth1": ETH1}
+        self.forwards = {4, 6}
         self.engine: dict[str, Any] = {
             "/version": VERSION,
             "/networks": [NETWORK],
@@ -124,6 +125,7 @@ class Machine:
             connect=lambda _etcd: nullcontext(self.store),
             features=features,
             links=lambda: self.links,
+            forwards=lambda version: version in self.forwards,
         )
         self.session = session
         result = CliRunner().invoke(cli, ["doctor", "--json"], obj=session)
@@ -267,6 +269,20 @@ def test_parents(machine: Machine) -> None:
     assert "parent eth2 of network 111111111111: parent eth2 is part of bond0" in wrong[0]
     assert "parent gone of network 222222222222: parent 'gone' does not exist" in wrong[1]
     assert "x.json is damaged" in wrong[2]
+
+
+def test_gateways_on_a_host_that_does_not_forward(machine: Machine) -> None:
+    (machine.folder / "networks").mkdir()
+    subnets = (Subnet(SUBNET, "10.77.0.1"), Subnet("fd00:77::/64", "fd00:77::1"))
+    network = Network(
+        id="1" * 64, tenant="default", subnets=subnets, parent="eth1", mode="bridge", bridge="qb-eth1", nat=True
+    )
+    (machine.folder / "networks/1.json").write_bytes(msgspec.json.encode(network))
+    machine.forwards = {4}
+    assert only(machine.wrong()) == (
+        "fail this host does not forward IPv6: gateways (nat=true) lead nowhere",
+        "sysctl -w net.ipv6.conf.all.forwarding=1, and a line in /etc/sysctl.d",
+    )
 
 
 def test_default_parent_that_is_down(machine: Machine) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from plugins.network import plan, rules
 from plugins.network.forwarding import Changes, Entries, Key
+from plugins.network.gateway import Gateways
 from plugins.network.guards import Guards
 from plugins.network.model import Endpoint, Network, Subnet
 from plugins.network.modes import MODES
@@ -48,7 +50,7 @@ class Kernel:
         if isinstance(link, Macvlan):
             self.links[link.name] = Link(link.name, "macvlan", up=False, mtu=1500, parent=link.parent)
             return
-        for name in (link.name, link.peer):
+        for name in (link.name,) if link.namespace else (link.name, link.peer):
             self.links[name] = Link(name, "veth", up=False, mtu=1500)
 
     def attach(self, link: Veth) -> None:
@@ -94,6 +96,8 @@ class Filters:
         self.guards: dict[str, Guard] = {}
         self.shields: set[str] = set()
         self.vnis: dict[int, frozenset[str]] = {}
+        self.loaded: dict[str, str] = {}  # by namespace
+        self.fenced: frozenset[str] = frozenset()
 
     def apply(self, wanted: Guard) -> None:
         self.guards[wanted.device] = wanted
@@ -110,6 +114,47 @@ class Filters:
 
     def chains(self) -> frozenset[str]:
         return frozenset(self.guards) | self.shields
+
+    def load(self, script: str, what: str, namespace: str = "") -> None:
+        self.loaded[namespace] = script
+        if not namespace:
+            self.fenced = frozenset(re.findall(r"chain (?:netdev \w+ )?(\w+) {", script))
+
+    def fences(self) -> frozenset[str]:
+        return self.fenced
+
+
+class Namespaces:
+    """Namespaces by name, with what they forward; `fails` is what the next one to be set up ends with."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.there: dict[str, list[int]] = {}
+        self.forwarded = {4, 6}
+        self.configured: dict[str, str] = {}
+        self.fails: Exception | None = None
+
+    def all(self) -> frozenset[str]:
+        return frozenset(self.there)
+
+    def add(self, name: str) -> None:
+        self.there[name] = []
+
+    def delete(self, name: str) -> None:
+        if self.there.pop(name, None) is not None:
+            for prefix in ("qr-", "qu-"):
+                self.kernel.delete(name.replace("qnet-", prefix))
+
+    def route(self, name: str, versions: Collection[int]) -> None:
+        self.there[name] = list(versions)
+
+    def configure(self, commands: str, name: str = "") -> None:
+        if self.fails:
+            raise self.fails
+        self.configured[name] = commands
+
+    def host_forwards(self, version: int) -> bool:
+        return version in self.forwarded
 
 
 class Tunnels:
@@ -156,7 +201,9 @@ class Bench:
         self.filters = Filters()
         self.tunnels = Tunnels()
         self.overlay = Overlay(self.store, self.tunnels, self.filters, "host1")
-        self.segments = Segments(self.repository, self.kernel, self.filters, self.tenants, self.overlay)
+        self.namespaces = Namespaces(self.kernel)
+        self.gateways = Gateways(self.repository, self.kernel, self.namespaces, self.filters)
+        self.segments = Segments(self.repository, self.kernel, self.filters, self.tenants, self.overlay, self.gateways)
         self.service = Service(
             self.repository,
             registry,
@@ -168,9 +215,9 @@ class Bench:
             "eth0",
         )
 
-    def create(self, network: str, tenant: str, **options: str) -> None:
+    def create(self, network: str, tenant: str, subnets: Sequence[Subnet] = SUBNET, **options: str) -> None:
         generic = {"com.docker.network.generic": {"tenant": tenant, **options}}
-        self.service.create_network(network, generic, SUBNET, ["qnet"])
+        self.service.create_network(network, generic, subnets, ["qnet"])
 
     def parent(self, network: str) -> str:
         return self.repository.network(network).parent
