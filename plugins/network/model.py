@@ -16,7 +16,8 @@ MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
 ModeName: TypeAlias = Literal["macvlan", "bridge"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
-OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant")
+OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "arp_probe", "tenant")
+NEEDS = {"macvlan_mode": ("macvlan",), "spoof_check": ("bridge",), "arp_probe": ("macvlan", "bridge")}
 MIN_MTU = {4: 68, 6: 1280}
 MAX_MTU = 65535
 
@@ -56,6 +57,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     mode: ModeName = "macvlan"
     bridge: str = ""
     spoof_check: bool = True
+    arp_probe: bool = False
 
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
@@ -94,6 +96,7 @@ class Ask(msgspec.Struct, frozen=True):
     host_access: bool
     mode: ModeName = "macvlan"
     spoof_check: bool = True
+    arp_probe: bool = False
 
 
 def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
@@ -129,10 +132,10 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
     mode = given.get("mode", "macvlan")
     if mode not in MODE_NAMES:
         raise InvalidRequest(f"-o mode={mode[:32]}: no such mode; there are: {', '.join(MODE_NAMES)}")
-    for option, needs in (("macvlan_mode", "macvlan"), ("spoof_check", "bridge")):
-        if option in given and mode != needs:
+    for option, needs in NEEDS.items():
+        if option in given and mode not in needs:
             raise InvalidRequest(
-                f"-o {option}={given[option][:32]} needs mode={needs}: networks of mode {mode} have none"
+                f"-o {option}={given[option][:32]} needs mode={' or '.join(needs)}: networks of mode {mode} have none"
             )
     macvlan = given.get("macvlan_mode", "bridge")
     if macvlan not in MACVLAN_MODES:
@@ -150,6 +153,7 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
         parent=given.get("parent", "") or parent,
         mode=mode,  # type: ignore[arg-type]
         spoof_check=_flag("spoof_check", given.get("spoof_check", "true")),
+        arp_probe=_flag("arp_probe", given.get("arp_probe", "false")),
         macvlan_mode=macvlan,  # type: ignore[arg-type]
         mtu=_mtu(given.get("mtu", "0"), subnets),
         internal=internal,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
+from plugins.network.frames import IPAddress
 from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan
 from qnet.schema import SegmentKind, TenantRecord
 
@@ -83,3 +84,20 @@ class Filters(Protocol):
 
     def chains(self) -> frozenset[str]:
         """The devices that there are rules for."""
+
+
+class Segment(Protocol):
+    """What the driver says and asks on segments (`plugins.network.packets.Packets`)."""
+
+    def announce(self, sandbox: str, mac: str, address: str) -> None:
+        """Tell a container's neighbours who has an address; OSError: not yet."""
+
+    def who_has(self, link: str, address: IPAddress, wait: float, besides: str) -> str:
+        """The MAC address of who has an address; empty: nobody answers in time."""
+
+
+class Announcements(Protocol):
+    """What is said of a new endpoint, later (`plugins.network.announce.Announcer`)."""
+
+    def announce(self, sandbox: str, mac: str, addresses: Iterable[str]) -> None:
+        """Announce a container's addresses soon; does not wait."""

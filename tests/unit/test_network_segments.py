@@ -127,6 +127,7 @@ class Bench:
         registry = Registry(self.store, "host1")
         self.filters = Filters()
         self.segments = Segments(self.repository, self.kernel, self.filters, self.tenants)
+        self.announced: list[tuple[str, str, tuple[str, ...]]] = []
         self.service = Service(
             self.repository,
             registry,
@@ -135,11 +136,15 @@ class Bench:
             self.addresses,  # type: ignore[arg-type]
             self.segments,
             "eth1",
+            self,
         )
 
     def create(self, network: str, tenant: str, **options: str) -> None:
         generic = {"com.docker.network.generic": {"tenant": tenant, **options}}
         self.service.create_network(network, generic, SUBNET, ["qnet"])
+
+    def announce(self, sandbox: str, mac: str, addresses: tuple[str, ...]) -> None:
+        self.announced.append((sandbox, mac, addresses))
 
     def parent(self, network: str) -> str:
         return self.repository.network(network).parent
