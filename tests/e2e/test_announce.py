@@ -1,4 +1,4 @@
-"""Addresses and the segment: a started container is announced, and devices that qnet does not manage are asked first."""
+"""Addresses and their segment: started containers are announced, devices that qnet does not manage are asked before."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ DEVICE_MAC = "02:00:00:00:00:99"
 @pytest.fixture
 def device(hosts: list[Host]) -> Iterator[Callable[..., None]]:
     """Gives addresses to a device beside the third host, which no engine and no qnet knows."""
-    hosts[2].exec(*"ip link add dev0 link eth1 address".split(), DEVICE_MAC, *"type macvlan mode bridge".split())
+    kind = ("type", "macvlan", "mode", "bridge")
+    hosts[2].exec("ip", "link", "add", "dev0", "link", "eth1", "address", DEVICE_MAC, *kind)
     hosts[2].exec("ip", "link", "set", "dev0", "up")
 
     def has(*addresses: str) -> None:
