@@ -25,12 +25,15 @@ from plugins.ipam.repair import Repair as AddressRepair
 from plugins.ipam.repository import Repository as Addresses
 from plugins.ipam.service import Service as Ipam
 from plugins.ipam.uses import Carving, Uses
+from plugins.network.announce import Announcer
 from plugins.network.filters import Filters
 from plugins.network.gateway import Gateways
 from plugins.network.guards import Guards
 from plugins.network.links import Links
 from plugins.network.namespaces import Namespaces
 from plugins.network.overlay import Overlay
+from plugins.network.packets import Packets
+from plugins.network.probe import Prober
 from plugins.network.repair import Repair as NetworkRepair
 from plugins.network.repository import Registry
 from plugins.network.repository import Repository as Networks
@@ -67,16 +70,18 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     holds = Holds(addresses, engine, now, poke.set)
     host_name = HostName(store, host, state_dir, now)
     journal = Journal(state_dir / "releases.journal")
-    ipam = Ipam(addresses, uses, holds, journal, host_name.check, now)
+    networks, registry = Networks(state_dir, run_dir), Registry(store, host)
+    filters, packets = Filters(), Packets()
+    prober = Prober(networks, links, packets, config.ipam.probe_wait)
+    ipam = Ipam(addresses, uses, holds, journal, host_name.check, now, prober)
     endpoints = Endpoints(addresses, uses, now)
 
-    networks, registry = Networks(state_dir, run_dir), Registry(store, host)
-    filters = Filters()
+    announcer = Announcer(packets)
     overlay = Overlay(store, Tunnels(), filters, host)
     gateways = Gateways(networks, links, Namespaces(), filters)
     segments = Segments(networks, links, filters, tenants, overlay, gateways)
     wires = config.network
-    network = Network(networks, registry, links, filters, endpoints, segments, wires.parent, wires.underlay)
+    network = Network(networks, registry, links, filters, endpoints, segments, announcer, wires.parent, wires.underlay)
 
     grace = config.ipam.grace
     loop = RepairLoop(
@@ -92,6 +97,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     plugin = Plugin(("NetworkDriver", "IpamDriver"))
     plugins.network.api.register(plugin, network)
     plugins.ipam.api.register(plugin, ipam)
+    announcer.start()
     loop.start()
 
     def stop() -> None:

@@ -14,4 +14,5 @@ REFUSALS = Counter("qnet_plugin_refusals_total", "Calls answered with an error",
 ALLOCATIONS = Counter("qnet_ipam_allocations_total", "Addresses given out", ["tenant"])
 COLLISIONS = Counter("qnet_ipam_collisions_total", "Allocations repeated because another host was faster")
 REPAIRS = Counter("qnet_repairs_total", "Things that the comparison with the engine put right", ["what"])
+QUARANTINED = Counter("qnet_ipam_quarantined_total", "Addresses not given out because some device answered for them")
 CONFLICTS = Counter("qnet_ipam_conflicts_total", "Addresses in use here whose record belongs to another")

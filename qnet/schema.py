@@ -26,7 +26,7 @@ RESTING = "resting/"
 USE = "use/"
 
 SegmentKind: TypeAlias = Literal["vlan", "vni"]
-Kind: TypeAlias = Literal["endpoint", "gateway", "auxiliary", "reservation", "held", "host"]
+Kind: TypeAlias = Literal["endpoint", "gateway", "auxiliary", "reservation", "held", "host", "quarantine"]
 
 
 class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

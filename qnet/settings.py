@@ -65,11 +65,13 @@ class Ipam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `rest`: a released address is not handed out again for so long. `grace`: a record whose endpoint is missing is
     released when it was missed twice, this far apart. `repair_interval`: how often to compare with the engine.
+    `probe_wait`: how long networks with `arp_probe` wait for an answer.
     """
 
     rest: int = 60
     grace: float = 60.0
     repair_interval: float = 30.0
+    probe_wait: float = 0.3
     subnet_prefix: int = 24
     subnet_prefix6: int = 64
     supernets: dict[str, tuple[str, ...]] = {}
@@ -175,6 +177,7 @@ def _checked(settings: Settings, source: str) -> Settings:
         "ipam.rest": (settings.ipam.rest, 1, 86400),
         "ipam.grace": (settings.ipam.grace, 0, 86400),
         "ipam.repair_interval": (settings.ipam.repair_interval, 0.1, 3600),
+        "ipam.probe_wait": (settings.ipam.probe_wait, 0.05, 2),
         "ipam.subnet_prefix": (settings.ipam.subnet_prefix, 8, 30),
         "ipam.subnet_prefix6": (settings.ipam.subnet_prefix6, 32, 126),
     }

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from plugins.cli.health import Finding
+from plugins.cli.inventory import Inventory
 from plugins.ipam import compare
 from plugins.ipam.compare import Action, Observed, Place
 from plugins.ipam.shared import describe
@@ -21,6 +22,7 @@ from qnet.store.base import Get, KeyValue, Store, Txn
 SLOW = 0.05
 ROUNDS = 5
 GETS = 100
+SHOWN = 5
 
 
 def members(store: Store) -> list[Finding]:
@@ -94,6 +96,23 @@ def conflicts(store: Store, engine: Engine, host: str) -> Iterator[Finding]:
             yield Finding("fail", what, f"stop one of the two: docker stop {container}")
     if not wrong:
         yield Finding("ok", "every address that containers use here is recorded for this host")
+
+
+def quarantine(store: Store) -> Iterator[Finding]:
+    """Addresses that are not given out because some device answered for them."""
+    inventory = Inventory(store)
+    found = [
+        f"{stored.address} of tenant {pool.tenant} ({stored.record.note})"
+        for pool in inventory.pools()
+        for stored in inventory.addresses(pool)
+        if stored.record.kind == "quarantine"
+    ]
+    if found:
+        more = ", …" if len(found) > SHOWN else ""
+        todo = "qnet address release ADDRESS for a device that is gone; addresses of others are better excluded"
+        yield Finding("warn", f"quarantined: {', '.join(found[:SHOWN])}{more}", todo)
+    else:
+        yield Finding("ok", "no address is quarantined")
 
 
 def _wrong(store: Store, seen: EngineView, host: str) -> dict[Place, Action]:

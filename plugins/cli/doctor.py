@@ -77,3 +77,4 @@ def _cluster(store: Store, settings: Settings) -> Iterator[Finding]:
     yield from found_by("round trip", partial(checks.round_trip, store))
     yield from found_by("host name", partial(checks.host_name, store, settings))
     yield from found_by("conflicts", partial(checks.conflicts, store, engine, settings.host.name))
+    yield from found_by("quarantine", partial(checks.quarantine, store))

@@ -119,7 +119,7 @@ def rm(session: Session, subnet: str, tenant: str, yes: bool, as_json: bool) -> 
 
 def _numbers(found: Pool) -> dict[str, int]:
     kinds = found.by_kind
-    held, reserved = kinds["held"], kinds["reservation"]
+    held, reserved = kinds["held"], kinds["reservation"] + kinds["quarantine"]
     return {"in_use": kinds.total() - held - reserved, "held": held, "reserved": reserved, "free": found.free}
 
 

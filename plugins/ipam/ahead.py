@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from plugins.ipam.model import Caller, IPAddress, PoolId
+from plugins.ipam.model import Caller, PoolId
 from plugins.ipam.openpool import OpenPool, Stored
 from plugins.ipam.repository import TOGETHER, Repository
 from qnet.errors import QnetError, Unavailable
@@ -79,7 +79,7 @@ class Ahead:
         with self._lock:
             shelf.callers -= 1
 
-    def take(self, shelf: Shelf, opened: OpenPool, patience: float) -> IPAddress | None:
+    def take(self, shelf: Shelf, opened: OpenPool, patience: float) -> Stored | None:
         """An address that was taken ahead, or is now. None if there is no crowd or little room: ask for one by itself.
 
         Raises:
@@ -97,7 +97,7 @@ class Ahead:
                     if self._clock() - since >= KEEP:
                         return None  # on its way back
                     shelf.ready.popleft()
-                    return stored.address
+                    return stored
                 wanted = self._wanted(shelf, opened)
                 if wanted < CROWD:
                     return None

@@ -46,7 +46,7 @@ class Holds:
         self._repository.hold(opened, stored, record)
         self._on_hold()
 
-    def take(self, caller: Caller, pool: PoolId, opened: OpenPool, held: Stored, container: str) -> IPAddress:
+    def take(self, caller: Caller, pool: PoolId, opened: OpenPool, held: Stored, container: str) -> Stored:
         """Give a held address to the container that it is held for.
 
         Raises:
@@ -65,8 +65,7 @@ class Holds:
             claim=secrets.token_hex(8),
             container=container or record.container,
         )
-        self._repository.replace(opened, held, fresh)
-        return held.address
+        return self._repository.replace(opened, held, fresh)
 
     def _refuse_others(self, pool: PoolId, held: Stored) -> None:
         """Engines before 29 do not say which container asks. If only the owner could, it is the owner; if others were

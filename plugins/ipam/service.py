@@ -23,6 +23,7 @@ from plugins.ipam.model import (
 )
 from plugins.ipam.openpool import OpenPool, Stored
 from plugins.ipam.pools import capacity
+from plugins.ipam.probing import Prober, Probing, refusal
 from plugins.ipam.quota import Quota
 from plugins.ipam.repository import Changed, Repository, changed
 from plugins.ipam.shared import describe
@@ -39,6 +40,8 @@ DEADLINE = 4.5
 CATCH_UP = 1.0
 FULL_WORDS = 1.0
 CHANGES = 5
+PICKS = 8  # addresses tried that are answered for by others
+WORDS = {"reservation": "reserved", "quarantine": "quarantined"}
 AUXILIARY_WAIT, AUXILIARY_TRIES = 0.2, 10
 
 
@@ -53,6 +56,7 @@ class Service:
         journal: Journal,
         claim_name: Callable[[], None],
         now: Callable[[], str],
+        prober: Prober,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -67,6 +71,7 @@ class Service:
         self._host = repository.host
         self._full_words: dict[PoolId, tuple[float, str]] = {}
         self._quota = Quota(repository.store)
+        self._probing = Probing(repository, prober, self.release_address, now)
         self._ahead = Ahead(repository, self._fresh, lambda pool: uses.collect(pool.tenant, pool.subnet), clock)
 
     def request_pool(self, engine: str, pool: str, sub_pool: str, options: Mapping[str, str], v6: bool) -> PoolId:
@@ -122,8 +127,8 @@ class Service:
             container: the container's name, as engines from 29 on tell.
 
         Raises:
-            Conflict: someone has the address asked for.
-            Exhausted: the pool is full.
+            Conflict: someone has the address asked for, or answers for it.
+            Exhausted: the pool is full, or too many of its addresses are answered for.
             NotFound, InvalidRequest, Unavailable
         """
         pool = parse_pool_id(pool_id)
@@ -181,10 +186,21 @@ class Service:
         )
 
     def _take_any(self, caller: Caller, pool: PoolId, container: str) -> IPAddress:
-        opened = self._repository.open(pool.tenant, pool.subnet)
-        held = opened.held_for(container, caller.host) if container else None
-        if held is not None:
-            return self._holds.take(caller, pool, opened, held, container)
+        for _ in range(PICKS):
+            opened = self._repository.open(pool.tenant, pool.subnet)
+            held = opened.held_for(container, caller.host) if container else None
+            if held is not None:
+                taken = self._holds.take(caller, pool, opened, held, container)
+            else:
+                taken = self._take_free(caller, pool, opened, container)
+            if self._probing.is_free(opened, taken, was_held=held is not None):
+                return taken.address
+        raise Exhausted(
+            f"pool {pool.subnet} of tenant {pool.tenant}: {PICKS} addresses in a row are answered for by devices that "
+            f"qnet does not manage; see qnet address ls --kind quarantine"
+        )
+
+    def _take_free(self, caller: Caller, pool: PoolId, opened: OpenPool, container: str) -> Stored:
         shelf = self._ahead.enter(caller, pool)
         try:
             ready = None if container or self._quota.limit(pool.tenant) else self._ahead.take(shelf, opened, DEADLINE)
@@ -192,7 +208,7 @@ class Service:
         finally:
             self._ahead.leave(shelf)
 
-    def _take_one(self, caller: Caller, pool: PoolId, opened: OpenPool, container: str) -> IPAddress:
+    def _take_one(self, caller: Caller, pool: PoolId, opened: OpenPool, container: str) -> Stored:
         record = self._fresh(caller, container)
         deadline, sure = self._clock() + DEADLINE, False
         while self._clock() < deadline:
@@ -207,7 +223,7 @@ class Service:
                 stored = self._repository.create(opened, address, record)
                 if stored.record.claim == record.claim:
                     self._keep_if_allowed(opened, stored)
-                    return address
+                    return stored
                 metrics.COLLISIONS.inc()
             finally:
                 opened.answered(address)
@@ -230,14 +246,15 @@ class Service:
             has = stored.record
             if has.claim == record.claim:
                 self._keep_if_allowed(opened, stored)
-                return address
+                return self._probing.check(opened, stored, was_held=False)
             if has.kind == "auxiliary":
                 self._uses.shared.share(caller, pool, address)
                 return address
             if has.kind == "gateway" and self._awaits_replay(pool, address):
                 return self._uses.shared.gateway(caller, pool, address)
             if has.kind == "held" and has.host == caller.host:
-                return self._holds.take(caller, pool, opened, stored, container)
+                taken = self._holds.take(caller, pool, opened, stored, container)
+                return self._probing.check(opened, taken, was_held=True)
             if has.kind == "endpoint" and has.host == caller.host and has.engine != caller.engine:
                 # the engine was restarted and asks again for what its endpoints have: once for each
                 self._repository.replace(opened, stored, changed(has, engine=caller.engine))
@@ -246,7 +263,7 @@ class Service:
                 break
             # another host may be half-way through making the same network with the same auxiliary address
             self._sleep(AUXILIARY_WAIT)
-        raise Conflict(f"address {address} of pool {pool.subnet} of tenant {pool.tenant} is taken: {describe(has)}")
+        raise refusal(opened, address, has)
 
     def _keep_if_allowed(self, opened: OpenPool, stored: Stored) -> None:
         """Give back what was just taken if the tenant has more now than it may. Raises Exhausted."""
@@ -309,7 +326,7 @@ class Service:
             if stored.record.kind in ("gateway", "auxiliary", "host"):
                 fixed += 1
             else:
-                users["reserved" if stored.record.kind == "reservation" else stored.record.host] += 1
+                users[WORDS.get(stored.record.kind, stored.record.host)] += 1
         total = capacity(span, excluded) - fixed
         by = ", ".join(f"{name} {number}" for name, number in sorted(users.items()))
         where = f"range {pool.range} of pool" if pool.range else "pool"

@@ -187,6 +187,8 @@ def describe(record: AddressRecord) -> str:
         return "it is an auxiliary address of a network"
     if record.kind == "reservation":
         return f"it is reserved{f' ({record.note})' if record.note else ''}"
+    if record.kind == "quarantine":
+        return f"it is quarantined ({record.note})"
     if record.kind == "host":
         return f"it is {record.host}'s own on this network (host_access)"
     whom = f"container {record.container}" if record.container else "a container"

@@ -159,7 +159,7 @@ def register(plugin: Plugin, service: Service) -> None:
         return CreateEndpointResponse(Interface() if interface.mac else Interface(mac=mac))
 
     def join(call: Join) -> JoinResponse:
-        joined = service.join(call.network, call.endpoint)
+        joined = service.join(call.network, call.endpoint, call.sandbox)
         no_gateway = not (joined.gateway or joined.gateway6)
         return JoinResponse(InterfaceName(joined.link), joined.gateway, joined.gateway6, no_gateway)
 

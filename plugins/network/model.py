@@ -16,7 +16,8 @@ MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
 ModeName: TypeAlias = Literal["macvlan", "bridge", "vxlan"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
-OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "nat", "tenant")
+OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "nat", "arp_probe", "tenant")
+NEEDS = {"macvlan_mode": ("macvlan",), "spoof_check": ("bridge", "vxlan"), "arp_probe": ("macvlan", "bridge")}
 MIN_MTU = {4: 68, 6: 1280}
 MAX_MTU = 65535
 
@@ -60,6 +61,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     spoof_check: bool = True
     nat: bool = False
     pair: int = 0
+    arp_probe: bool = False
 
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
@@ -99,6 +101,7 @@ class Ask(msgspec.Struct, frozen=True):
     mode: ModeName = "macvlan"
     spoof_check: bool = True
     nat: bool = False
+    arp_probe: bool = False
 
 
 def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
@@ -137,7 +140,7 @@ def parse_ask(
     mode = given.get("mode", "macvlan")
     if mode not in MODE_NAMES:
         raise InvalidRequest(f"-o mode={mode[:32]}: no such mode; there are: {', '.join(MODE_NAMES)}")
-    for option, needs in (("macvlan_mode", ("macvlan",)), ("spoof_check", ("bridge", "vxlan"))):
+    for option, needs in NEEDS.items():
         if option in given and mode not in needs:
             raise InvalidRequest(
                 f"-o {option}={given[option][:32]} needs mode={' or '.join(needs)}: networks of mode {mode} have none"
@@ -158,6 +161,7 @@ def parse_ask(
         parent=given.get("parent", "") or (underlay if mode == "vxlan" else "") or parent,
         mode=mode,  # type: ignore[arg-type]
         spoof_check=_flag("spoof_check", given.get("spoof_check", "true")),
+        arp_probe=_flag("arp_probe", given.get("arp_probe", "false")),
         macvlan_mode=macvlan,  # type: ignore[arg-type]
         mtu=_mtu(given.get("mtu", "0"), subnets),
         internal=internal,

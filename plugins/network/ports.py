@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from plugins.network.forwarding import Changes, Entries
+from plugins.network.frames import IPAddress
 from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan, Vxlan
 from qnet.schema import SegmentKind, TenantRecord
 
@@ -128,3 +129,20 @@ class Namespaces(Protocol):
 
     def host_forwards(self, version: int) -> bool:
         """Whether the host itself forwards packets of a version of IP."""
+
+
+class Segment(Protocol):
+    """What the driver says and asks on segments (`plugins.network.packets.Packets`)."""
+
+    def announce(self, sandbox: str, mac: str, address: str) -> None:
+        """Tell a container's neighbours who has an address; OSError: not yet."""
+
+    def who_has(self, link: str, address: IPAddress, wait: float, besides: str) -> str:
+        """The MAC address of who has an address; empty: nobody answers in time."""
+
+
+class Announcements(Protocol):
+    """What is said of a new endpoint, later (`plugins.network.announce.Announcer`)."""
+
+    def announce(self, sandbox: str, mac: str, addresses: Iterable[str]) -> None:
+        """Announce a container's addresses soon; does not wait."""

@@ -24,7 +24,7 @@ from plugins.network.model import (
 )
 from plugins.network.modes import MODES
 from plugins.network.plan import Veth
-from plugins.network.ports import Addresses, Filters, Kernel
+from plugins.network.ports import Addresses, Announcements, Filters, Kernel
 from plugins.network.repository import Registry, Repository
 from plugins.network.segments import Segments
 from qnet.engine import ADDRESS_SPACE
@@ -53,6 +53,7 @@ class Service:
         filters: Filters,
         addresses: Addresses,
         segments: Segments,
+        announcements: Announcements,
         parent: str,
         underlay: str = "",
     ) -> None:
@@ -64,6 +65,7 @@ class Service:
         self._segments = segments
         self._parent = parent
         self._underlay = underlay
+        self._announcements = announcements
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
     def create_network(
@@ -154,8 +156,15 @@ class Service:
             undo.pop_all()
         return mac
 
-    def join(self, network: str, endpoint: str) -> Joined:
-        """Make an endpoint's link. Raises NotFound, InvalidRequest, Conflict, Unsupported, Unavailable."""
+    def join(self, network: str, endpoint: str, sandbox: str = "") -> Joined:
+        """Make an endpoint's link, and have it announced when the container has it.
+
+        Args:
+            sandbox: the file of the container's network namespace, if the engine tells.
+
+        Raises:
+            NotFound, InvalidRequest, Conflict, Unsupported, Unavailable
+        """
         known, made = self._repository.network(network), self._repository.endpoint(endpoint)
         mode = MODES[known.mode]
         link, guard = mode.endpoint(known, made), mode.guard(known, made)
@@ -170,6 +179,7 @@ class Service:
             self._repository.endpoints.save(msgspec.structs.replace(made, joined=True))
             self.sync_shim(network)
             undo.pop_all()
+        self._announcements.announce(sandbox, made.mac, made.addresses)
         gateways = {} if known.internal else {":" in entry.gateway: entry.gateway for entry in known.subnets}
         return Joined(link.moved, gateways.get(False, ""), gateways.get(True, ""))
 

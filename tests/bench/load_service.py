@@ -24,6 +24,13 @@ from qnet.tenants import Tenants
 from tests.bench import records, threads
 
 
+class Nobody:
+    """No network asks who has an address."""
+
+    def answers(self, tenant: str, subnet: str, address: str, besides: str) -> str:
+        return ""
+
+
 class InProcess:
     """One host's service. Orders: `open` a pool, `run` requests in it, `clear` what they took, `settle`."""
 
@@ -36,7 +43,7 @@ class InProcess:
         self._state = tempfile.TemporaryDirectory()
         state = Path(self._state.name)
         claim_name = HostName(self._store, host, state, now).check
-        self._service = Service(self._repository, uses, holds, Journal(state / "journal"), claim_name, now)
+        self._service = Service(self._repository, uses, holds, Journal(state / "journal"), claim_name, now, Nobody())
         self._threads = threads
         self._given: list[str] = []
 

@@ -1,7 +1,8 @@
 """Frames as a hostile container would make them, sent and caught inside a network namespace: `python frames.py …`.
 
 Runs by itself, on the standard library, with nsenter: `send HEX…` puts frames on eth0; `catch MARK LAST` waits for
-the last one, by a mark in it, and prints whether one with the first mark came before.
+the last one, by a mark in it, and prints whether one with the first mark came before; `count LINK TIMES HEX…` waits
+until each of these frames came so many times, and prints how often it did.
 """
 
 from __future__ import annotations
@@ -148,7 +149,26 @@ def catch(mark: bytes, last: bytes) -> bool:
                     return caught
 
 
-if __name__ == "__main__":
+def count(link: str, times: int, wanted: list[bytes]) -> list[int]:
+    """How often each frame arrives, until all did so many times or patience ends; says first that it listens."""
+    found = [0] * len(wanted)
+    end = time.monotonic() + PATIENCE
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as raw:
+        raw.bind((link, 0))
+        raw.settimeout(0.2)
+        print("listening", flush=True)
+        while min(found) < times and time.monotonic() < end:
+            try:
+                frame = raw.recv(65535)
+            except TimeoutError:
+                continue
+            found = [number + (frame == one) for number, one in zip(found, wanted, strict=True)]
+    return found
+
+
+if __name__ == "__main__" and sys.argv[1] == "count":
+    print(*count(sys.argv[2], int(sys.argv[3]), [bytes.fromhex(text) for text in sys.argv[4:]]))
+elif __name__ == "__main__":
     marks = [bytes.fromhex(text) for text in sys.argv[2:]]
     if sys.argv[1] == "send":
         for sent in marks:

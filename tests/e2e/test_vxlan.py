@@ -39,7 +39,7 @@ def test_a_tenant_reaches_its_own_on_every_host_and_no_other(lab: Lab, hosts: li
     six = [kit.attached(host, f"one{n}", "vx1")["GlobalIPv6Address"] for n, host in enumerate(hosts)]
     for number, host in enumerate(hosts):
         for address in (*shop, *six):
-            assert pings(host, f"boxs{number}", address)
+            assert pings(host, f"one{number}", address)
     assert pings(hosts[2], "box2", same)
     assert not pings(hosts[0], "one0", own, tries=1)
     assert not pings(hosts[2], "box2", shop[1], tries=1)

@@ -24,7 +24,7 @@ from plugins.network.model import Network, Subnet
 from plugins.network.plan import Link
 from qnet import schema, settings
 from qnet.errors import InvalidRequest, Unavailable
-from qnet.schema import AddressRecord, HostRecord
+from qnet.schema import AddressRecord, HostRecord, PoolRecord
 from qnet.settings import Settings
 from qnet.store.base import EndpointStatus
 from qnet.store.memory import MemoryStore
@@ -172,6 +172,7 @@ def test_all_is_well(machine: Machine) -> None:
         "etcd answers a read in ",
         "claimed by this machine since 2026-01-01",
         "every address that containers use here",
+        "no address is quarantined",
     ):
         assert part in said
     text = CliRunner().invoke(cli, ["doctor"], obj=machine.session).stdout
@@ -341,6 +342,16 @@ def test_address_that_was_handed_over_between_two_questions(machine: Machine) ->
     machine.engine = Stopping(machine.engine)
     machine.record("10.77.0.10", "host2")
     assert machine.wrong() == {}
+
+
+def test_quarantined_addresses(machine: Machine) -> None:
+    pool = PoolRecord(tenant="default", subnet=SUBNET, since="")
+    machine.store.put(schema.pool_key("default", SUBNET), schema.encode(pool))
+    record = AddressRecord(kind="quarantine", host="host2", since="", claim="c", note="answered by 02:00:00:00:00:99")
+    machine.store.put(schema.address_key("default", SUBNET, "10.77.0.11"), schema.encode(record))
+    what, todo = only(machine.wrong())
+    assert what == "warn quarantined: 10.77.0.11 of tenant default (answered by 02:00:00:00:00:99)"
+    assert "qnet address release" in todo
 
 
 def test_slow_store_is_a_warning(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,7 +197,7 @@ class Kernel:
 def test_an_endpoint_goes_only_when_no_start_in_progress_can_have_it(tmp_path: Path) -> None:
     repository, registry = Repository(tmp_path / "state", tmp_path / "run"), Registry(MemoryStore(), "host1")
     engine, kernel, clock = Engine(), Kernel(), iter(range(0, 1000, 10))
-    service = Service(repository, registry, kernel, None, None, None, "eth1")  # type: ignore[arg-type]
+    service = Service(repository, registry, kernel, None, None, None, None, "eth1")  # type: ignore[arg-type]
     repair = Repair(
         repository,
         registry,

@@ -204,6 +204,7 @@ class Bench:
         self.namespaces = Namespaces(self.kernel)
         self.gateways = Gateways(self.repository, self.kernel, self.namespaces, self.filters)
         self.segments = Segments(self.repository, self.kernel, self.filters, self.tenants, self.overlay, self.gateways)
+        self.announced: list[tuple[str, str, tuple[str, ...]]] = []
         self.service = Service(
             self.repository,
             registry,
@@ -211,6 +212,7 @@ class Bench:
             self.filters,
             self.addresses,  # type: ignore[arg-type]
             self.segments,
+            self,
             "eth1",
             "eth0",
         )
@@ -218,6 +220,9 @@ class Bench:
     def create(self, network: str, tenant: str, subnets: Sequence[Subnet] = SUBNET, **options: str) -> None:
         generic = {"com.docker.network.generic": {"tenant": tenant, **options}}
         self.service.create_network(network, generic, subnets, ["qnet"])
+
+    def announce(self, sandbox: str, mac: str, addresses: tuple[str, ...]) -> None:
+        self.announced.append((sandbox, mac, addresses))
 
     def parent(self, network: str) -> str:
         return self.repository.network(network).parent
@@ -425,7 +430,8 @@ def test_an_endpoint_is_guarded_before_it_is_connected(bench: Bench) -> None:
     bench.service.create_endpoint("a", "e" * 64, ["10.100.1.9"], "", {})
     attach, seen = bench.kernel.attach, []
     bench.kernel.attach = lambda link: (seen.append(dict(bench.filters.guards)), attach(link))  # type: ignore[assignment,func-returns-value]
-    joined = bench.service.join("a", "e" * 64)
+    joined = bench.service.join("a", "e" * 64, "/run/docker/netns/1")
+    assert bench.announced == [("/run/docker/netns/1", "02:00:00:00:00:01", ("10.100.1.9",))]
     device = plan.endpoint_link("e" * 64)
     assert joined.link == plan.container_end("e" * 64)
     assert seen == [{device: Guard(device, "02:00:00:00:00:01", ("10.100.1.9",))}]
@@ -456,6 +462,7 @@ def test_without_spoof_check_nothing_is_guarded(bench: Bench) -> None:
         ({"mode": "ipvtap"}, "-o mode=ipvtap: no such mode; there are: macvlan, bridge"),
         ({"spoof_check": "false"}, "-o spoof_check=false needs mode=bridge"),
         ({"mode": "bridge", "macvlan_mode": "vepa"}, "-o macvlan_mode=vepa needs mode=macvlan"),
+        ({"mode": "bridge", "arp_probe": "no"}, "-o arp_probe=no: true or false"),
         ({"mode": "bridge", "spoof_check": "no"}, "-o spoof_check=no: true or false"),
     ],
 )

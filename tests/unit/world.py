@@ -103,12 +103,28 @@ class _Asked:
         return self.engine.busy(container, patience)
 
 
+@dataclass
+class FakeProber:
+    """What a segment answers: the MAC address of who has an address, or an error; `asked` is every question."""
+
+    has: dict[str, str | Exception] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def answers(self, tenant: str, subnet: str, address: str, besides: str) -> str:
+        self.asked.append(address)
+        found = self.has.get(address, "")
+        if isinstance(found, Exception):
+            raise found
+        return "" if found == besides else found
+
+
 class Host:
     """One host: its plugin, which can crash and start anew, and its engine."""
 
     def __init__(self, name: str, store: Store, clock: Clock, folder: Path, seed: int = 0) -> None:
         self.name, self.store, self.clock, self.folder, self.seed = name, store, clock, folder, seed
         self.engine = FakeEngine(instance=secrets.token_hex(4))
+        self.prober = FakeProber()
         self.start()
 
     def start(self) -> None:
@@ -121,7 +137,9 @@ class Host:
         self.uses = Uses(self.repository, self.tenants, carving, lambda: (), now, rng)
         self.journal = Journal(self.folder / f"{self.name}.journal")
         holds = Holds(self.repository, _Asked(self.engine), now, lambda: None)
-        self.service = Service(self.repository, self.uses, holds, self.journal, lambda: None, now, sleep=lambda _: None)
+        self.service = Service(
+            self.repository, self.uses, holds, self.journal, lambda: None, now, self.prober, sleep=lambda _: None
+        )
         self.endpoints = Endpoints(self.repository, self.uses, now)
         self.repair = Repair(
             self.repository, self.uses, self.service, self.journal, InProgress(self.engine), now, GRACE, self.clock
