@@ -111,20 +111,19 @@ class Overlay:
         with self._lock:
             follower = self._followers.pop(vni, None)
             self._known = False
+            try:
+                self._store.delete(schema.vtep_key(vni, self._host))
+            except QnetError as error:
+                logger.warning("host %s stays in VNI %d until the store is back: %s", self._host, vni, error)
         if follower is not None:
             follower.close()
             self._work.put(self._guard)
-        try:
-            self._store.delete(schema.vtep_key(vni, self._host))
-        except QnetError as error:
-            logger.warning("host %s stays in VNI %d until the store is back: %s", self._host, vni, error)
 
     def sync(self, wanted: Mapping[int, Segment]) -> None:
-        """Take part in these VNIs and no others, and compare what the kernel has. Raises Unavailable."""
-        if not (wanted or self._followers or not self._known):
-            return
-        for vni in self._followers.keys() - wanted.keys():
-            self.leave(vni)
+        """Take part in these VNIs, and compare what the kernel has. Raises Unavailable.
+
+        Of others only what an earlier process left is withdrawn: one that this process is about to make must stay.
+        """
         for segment in wanted.values():
             self.enter(segment)
         self._work.put(self._reconcile)
@@ -143,8 +142,9 @@ class Overlay:
         self._known = True
         for kv in self._store.range(schema.VTEPS).kvs:
             vni, host = kv.key.removeprefix(schema.VTEPS).split("/")
-            if host == self._host and int(vni) not in wanted:
-                self._store.delete(kv.key)
+            with self._lock:
+                if host == self._host and int(vni) not in {*wanted, *self._followers}:
+                    self._store.delete(kv.key)
 
     # -- what the thread does --------------------------------------------------------------------------------
 

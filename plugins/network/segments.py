@@ -97,12 +97,15 @@ class Segments:
                 local = segment.local if segment else ""
                 if not plan.stands(network, MODES[network.mode].segment(network), local, links):
                     with self._lock:
-                        self._make(network)
+                        if self._repository.networks.get(network.id) is not None:  # not removed meanwhile
+                            self._make(network)
                 if network.nat:
                     self._gateways.sync(network)
             except QnetError as error:
                 logger.warning("links of network %s: %s", network.id[:12], error)
-        self._overlay.sync(overlays)
+        with self._lock:
+            there = {network.vni for network in self._repository.networks.all()}
+            self._overlay.sync({vni: segment for vni, segment in overlays.items() if vni in there})
 
     def drop(self, network: Network) -> None:
         """Delete the links that a network stood on, if they are ours and it was the last on them, and its gateway."""
