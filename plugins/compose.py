@@ -68,7 +68,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
     networks, registry = Networks(state_dir, run_dir), Registry(store, host)
     filters = Filters()
-    segments = Segments(networks, links, filters, tenants)
+    segments = Segments(networks, links, filters, tenants, config.network.parents)
     network = Network(networks, registry, links, filters, endpoints, segments, config.network.parent)
 
     grace = config.ipam.grace

@@ -60,14 +60,15 @@ class Links:
             self._add_veth(link)
 
     def _add_macvlan(self, link: Macvlan) -> None:
-        with _netlink(f"make link {link.name} on {link.parent}") as netlink:
+        with _netlink(f"make link {link.name} on {link.parent}", link.kind, link.kind) as netlink:
             parent = _index(netlink, link.parent)
             if parent is None:
                 raise InvalidRequest(f"parent {link.parent!r} does not exist on this host any more")
-            wanted: dict[str, Any] = {"macvlan_mode": link.mode}
+            # ipvlan's mode is a number, L2; left out, it would be L3
+            wanted: dict[str, Any] = {"macvlan_mode": link.mode} if link.kind == "macvlan" else {"ipvlan_mode": 0}
             wanted |= {"mtu": link.mtu} if link.mtu else {}
             wanted |= {"address": link.mac} if link.mac else {}
-            _make(netlink, {link.name}, kind="macvlan", ifname=link.name, link=parent, **wanted)
+            _make(netlink, {link.name}, kind=link.kind, ifname=link.name, link=parent, **wanted)
 
     def _add_veth(self, link: Veth) -> None:
         with _netlink(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink:

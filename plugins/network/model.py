@@ -14,7 +14,7 @@ from qnet.tenants import DEFAULT, parse_tenant
 
 MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
-ModeName: TypeAlias = Literal["macvlan", "bridge"]
+ModeName: TypeAlias = Literal["macvlan", "bridge", "ipvlan"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
 OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant")
 MIN_MTU = {4: 68, 6: 1280}
@@ -57,6 +57,11 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str = ""
     spoof_check: bool = True
 
+    @property
+    def shares_mac(self) -> bool:
+        """Whether the containers have the MAC address of the parent, and none of their own."""
+        return self.mode == "ipvlan"
+
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
 
@@ -71,7 +76,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths."""
+    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths. `mac` may be empty."""
 
     v: int = 1
     id: str

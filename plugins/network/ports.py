@@ -15,8 +15,8 @@ class Addresses(Protocol):
     def check_pool(self, tenant: str, subnet: str) -> None:
         """The pool must have been requested by this host."""
 
-    def bind(self, tenant: str, places: Iterable[tuple[str, str]], network: str, endpoint: str, mac: str) -> str:
-        """Write down which endpoint has the addresses; returns its MAC address."""
+    def bind(self, tenant: str, places: Iterable[tuple[str, str]], network: str, endpoint: str, mac: str | None) -> str:
+        """Write down which endpoint has the addresses; returns its MAC address. `mac` None: it has none."""
 
     def auxiliary(self, tenant: str, subnet: str, addresses: Iterable[str]) -> None:
         """Addresses just given out are auxiliary ones."""

@@ -11,7 +11,7 @@ import msgspec
 from plugins.network import plan
 from plugins.network.model import Ask, Network
 from plugins.network.modes import MODES
-from plugins.network.plan import Link, Vlan
+from plugins.network.plan import NO_NAMES, Link, Macvlan, Vlan
 from plugins.network.ports import Filters, Kernel, Owners
 from plugins.network.repository import Repository
 from qnet.errors import InvalidRequest
@@ -21,11 +21,19 @@ from qnet.schema import TenantRecord
 class Segments:
     """The segments of this host's networks."""
 
-    def __init__(self, repository: Repository, kernel: Kernel, filters: Filters, tenants: Owners) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        kernel: Kernel,
+        filters: Filters,
+        tenants: Owners,
+        parents: Mapping[str, str] = NO_NAMES,
+    ) -> None:
         self._repository = repository
         self._kernel = kernel
         self._filters = filters
         self._tenants = tenants
+        self._parents = parents
         self._lock = threading.RLock()
 
     def place(self, ask: Ask, undo: ExitStack) -> Network:
@@ -38,10 +46,11 @@ class Segments:
             Conflict, Unavailable
         """
         tenant = self._tenants.get(ask.tenant)
+        ask = msgspec.structs.replace(ask, parent=self._parents.get(ask.parent, ask.parent))
         links, others = self._kernel.all(), self._repository.networks.all()
         parent = links.get(ask.parent)
         trunk = bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan)
-        plan.check_parent(ask, links, others, trunk=trunk)
+        plan.check_parent(ask, links, others, trunk=trunk, names=self._parents)
         self._check_tag(ask, tenant, links[ask.parent])
         if ask.macvlan_mode == "passthru" and not tenant.trusted:
             raise InvalidRequest(
@@ -52,6 +61,7 @@ class Segments:
             made = self._planned(ask, tenant, links)
             undo.callback(self.drop, made)
             self._make(made)
+            self._try(made)
         plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.all(), others)
         return made
 
@@ -80,6 +90,13 @@ class Segments:
             if self._kernel.add_bridge(bridge):
                 self._filters.shield(bridge.name)
             self._kernel.bring_up(bridge.name)
+
+    def _try(self, network: Network) -> None:
+        """Whether links of the network's kind can stand on its parent: its first container would tell too late."""
+        link = MODES[network.mode].own(network)
+        if isinstance(link, Macvlan):
+            self._kernel.add(link)
+            self._kernel.delete(link.name)
 
     def _check_tag(self, ask: Ask, tenant: TenantRecord, link: Link) -> None:
         """Whether a tenant's network may stand on a link. Raises InvalidRequest."""
