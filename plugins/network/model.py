@@ -147,12 +147,14 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
         raise InvalidRequest(
             f"-o host_access=true needs macvlan_mode=bridge: in mode {macvlan} nothing reaches the host"
         )
+    if given.get("parent") == "":
+        raise InvalidRequest("-o parent= is empty: name a link, or leave it out for the one of the settings")
     tenant = parse_tenant(given.get("tenant", DEFAULT))
     return Ask(
         id=network,
         tenant=tenant,
         subnets=tuple(subnets),
-        parent=given.get("parent", "") or parent,
+        parent=given.get("parent", parent),
         mode=mode,  # type: ignore[arg-type]
         spoof_check=_flag("spoof_check", given.get("spoof_check", "true")),
         macvlan_mode=macvlan,  # type: ignore[arg-type]
