@@ -139,6 +139,8 @@ class Links:
                 netlink.link("add", ifname=UNFINISHED, kind="vlan", link=trunk, vlan_id=link.vlan)
                 index = netlink.link_lookup(ifname=UNFINISHED)[0]
                 netlink.link("set", index=index, ifalias=ALIAS)
+                _no_ipv6(UNFINISHED)
+                _no_ipv4(UNFINISHED)
                 netlink.link("set", index=index, ifname=link.name)
             netlink.link("set", index=index, state="up")
 
@@ -251,6 +253,13 @@ def _no_ipv6(name: str) -> None:
     knob = Path("/proc/sys/net/ipv6/conf") / name / "disable_ipv6"
     if knob.exists():
         knob.write_text("1")
+
+
+def _no_ipv4(name: str) -> None:
+    """The same of IPv4: a link without addresses answers for those that the host has on others, and routes."""
+    folder = Path("/proc/sys/net/ipv4/conf") / name
+    for knob, value in (("arp_ignore", "8"), ("forwarding", "0")):
+        (folder / knob).write_text(value)
 
 
 def _index(netlink: IPRoute, name: str) -> int | None:
