@@ -79,8 +79,8 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     announcer = Announcer(packets)
     overlay = Overlay(store, Tunnels(), filters, host)
     gateways = Gateways(networks, links, Namespaces(), filters)
-    segments = Segments(networks, links, filters, tenants, overlay, gateways)
     wires = config.network
+    segments = Segments(networks, links, filters, tenants, overlay, gateways, wires.parents)
     network = Network(networks, registry, links, filters, endpoints, segments, announcer, wires.parent, wires.underlay)
 
     grace = config.ipam.grace

@@ -22,6 +22,7 @@ from qnet.errors import InvalidRequest
 
 DEFAULT_FILE = Path("/etc/qnet/qnet.toml")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+LINK = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")  # dev_valid_name() of the kernel, ASCII only
 
 
 class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,10 +53,15 @@ class Docker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The network plugin. `parent` is used by networks made without `-o parent=`, `underlay` by those of mode vxlan."""
+    """The network plugin. `parent` is used by networks made without `-o parent=`, `underlay` by those of mode vxlan.
+
+    `parents`: what stands for which link of this host, so that networks are made with the same words on hosts whose
+    links have other names.
+    """
 
     parent: str = ""
     underlay: str = ""
+    parents: dict[str, str] = {}
     socket: str = "/run/docker/plugins/qnet.sock"
     threads: int = 64
 
@@ -164,6 +170,12 @@ def _checked(settings: Settings, source: str) -> Settings:
         )
     if not settings.etcd.endpoints:
         raise InvalidRequest(f"settings ({source}): etcd.endpoints is empty: give at least one HOST:PORT")
+    for parent, link in settings.network.parents.items():
+        if not (NAME.fullmatch(parent) and LINK.fullmatch(link)):
+            raise InvalidRequest(
+                f"settings ({source}): network.parents: {parent} = {link!r}: a name of lower-case letters, digits and "
+                f"-, up to 63, and the name of a link of this host, up to 15"
+            )
     for tenant, supernets in settings.ipam.supernets.items():
         for text in supernets:
             try:

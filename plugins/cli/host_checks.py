@@ -21,6 +21,13 @@ from qnet.tenants import DEFAULT
 
 DRIVERS = ("NetworkDriver", "IpamDriver")
 PATIENCE = 5.0
+USES = {  # what each kind of link is for; without macvlan, which is the default, a host is not fit
+    "macvlan": "networks",
+    "vlan": "parents with a VLAN (802.1q)",
+    "ipvlan": "networks with mode=ipvlan",
+    "vxlan": "networks with mode=vxlan",
+    "ifb": "limits of what containers send",
+}
 
 
 def engine(config: settings.Docker, called: Engine) -> Iterator[Finding]:
@@ -65,22 +72,24 @@ def kernel(features: Callable[[float], Mapping[str, str]]) -> Iterator[Finding]:
     except Unavailable as error:
         yield Finding("warn", str(error), "run qnet doctor as root")
         return
-    for kind, level, use in (("macvlan", "fail", "networks"), ("vlan", "warn", "parents with a VLAN (802.1q)")):
+    for kind, use in USES.items():
         reason = found.get(kind, "not tried")
         if reason:
             module = "8021q" if kind == "vlan" else kind
             todo = f"{use} need it: modprobe {module}, or a kernel that has it"
-            yield Finding("fail" if level == "fail" else "warn", f"the kernel makes no {kind} link: {reason}", todo)
+            yield Finding("fail" if kind == "macvlan" else "warn", f"the kernel makes no {kind} link: {reason}", todo)
         else:
             yield Finding("ok", f"the kernel makes {kind} links")
 
 
 def parents(config: settings.Settings, links: Callable[[], Mapping[str, Link]]) -> Iterator[Finding]:
-    """The default parent, and those of the networks that are here."""
-    there = links()
+    """The default parent, those that have a name in the settings, and those of the networks that are here."""
+    there, names = links(), config.network.parents
+    for name, link in sorted(names.items()):
+        yield _parent(f"parent {name} ({link})", _ask(link, mode="bridge"), there)
     default = config.network.parent
     if default:
-        yield _parent(f"default parent {default}", _ask(default, mode="bridge"), there)
+        yield _parent(f"default parent {default}", _ask(names.get(default, default), mode="bridge"), there)
     else:
         yield Finding("ok", "no default parent: networks name theirs (-o parent=LINK)")
     for file in sorted((Path(config.host.state_dir) / "networks").glob("*.json")):

@@ -39,17 +39,18 @@ class Endpoints:
                 f"drivers: -o tenant={tenant} --ipam-opt tenant={tenant}"
             )
 
-    def bind(self, tenant: str, places: Iterable[tuple[str, str]], network: str, endpoint: str, mac: str) -> str:
+    def bind(self, tenant: str, places: Iterable[tuple[str, str]], network: str, endpoint: str, mac: str | None) -> str:
         """Write down which endpoint has the addresses, and with which MAC address.
 
         Args:
             places: (address, subnet), IPv4 first.
-            mac: the one that the user asked for; empty: the one that goes with the first address.
+            mac: the one that the user asked for; empty: the one that goes with the first address; None: it has none of
+                its own.
 
         Raises:
             Conflict: an address is not this endpoint's to have, or the MAC address is another's.
         """
-        wanted = mac.lower()
+        wanted = None if mac is None else mac.lower()
         chosen = ""
         for address_text, subnet_text in places:
             address, subnet = parse_address(address_text), parse_subnet(subnet_text)
@@ -106,13 +107,13 @@ class Endpoints:
         return None
 
     def _bind_one(
-        self, pool: OpenPool, address: IPAddress, network: str, endpoint: str, wanted: str, chosen: str
+        self, pool: OpenPool, address: IPAddress, network: str, endpoint: str, wanted: str | None, chosen: str
     ) -> str:
         """Bind one address; the first one chooses the MAC address. Returns the MAC address."""
         for attempt in range(ATTEMPTS):
             cached = pool.stored(address) if attempt == 0 else None
             stored = self._own(pool, address, cached or self._repository.read(pool, address), endpoint)
-            mac = chosen or wanted or mac_of(pool.tenant, address, salt=attempt)
+            mac = "" if wanted is None else chosen or wanted or mac_of(pool.tenant, address, salt=attempt)
             bound = changed(stored.record, network=network, endpoint=endpoint, mac=mac)
             try:
                 if chosen:

@@ -29,7 +29,6 @@ class Job:
     """An address to announce `left` times, not before `due` and not after `end` (monotonic seconds)."""
 
     sandbox: str
-    mac: str
     address: str
     due: float
     end: float
@@ -48,7 +47,7 @@ class Announcer:
         """Start the thread; it ends with the process."""
         self._thread.start()
 
-    def announce(self, sandbox: str, mac: str, addresses: Iterable[str]) -> None:
+    def announce(self, sandbox: str, addresses: Iterable[str]) -> None:
         """Announce a container's addresses soon; does not wait.
 
         Args:
@@ -57,7 +56,7 @@ class Announcer:
         now = time.monotonic()
         for address in addresses if sandbox else ():
             try:
-                self._queue.put_nowait(Job(sandbox, mac, address, now + PAUSE, now + PATIENCE))
+                self._queue.put_nowait(Job(sandbox, address, now + PAUSE, now + PATIENCE))
             except Full:
                 logger.warning("address %s is not announced: too many containers start at once", address)
 
@@ -76,7 +75,7 @@ class Announcer:
     def _try(self, job: Job, now: float) -> Job | None:
         """What is left to do of a job; None: nothing."""
         try:
-            self._segment.announce(job.sandbox, job.mac, job.address)
+            self._segment.announce(job.sandbox, job.address)
         except OSError as error:
             if now < job.end:
                 return job

@@ -15,7 +15,14 @@ from pathlib import Path
 from qnet.errors import Unavailable
 
 PARENT, PEER, TRIAL = "qt-parent", "qt-peer", "qt-trial"
-KINDS: Mapping[str, Mapping[str, object]] = {"macvlan": {"macvlan_mode": "bridge"}, "vlan": {"vlan_id": 2}}
+KINDS: Mapping[str, Mapping[str, object]] = {
+    "macvlan": {"macvlan_mode": "bridge"},
+    "vlan": {"vlan_id": 2},
+    "ipvlan": {"ipvlan_mode": 0},
+    "vxlan": {"vxlan_id": 2},
+    "ifb": {},
+}
+ALONE = ("vxlan", "ifb")  # they stand on no link
 NAMESPACE = Path("/proc/self/ns/net")
 
 
@@ -37,7 +44,7 @@ def probe(timeout: float) -> Mapping[str, str]:
 
 
 def _trial(outside: str) -> Mapping[str, str]:
-    """Make one link of each kind on a veth. Only in a namespace that is not the host's, `outside`."""
+    """Make one link of each kind, on a veth or alone. Only in a namespace that is not the host's, `outside`."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
@@ -48,8 +55,9 @@ def _trial(outside: str) -> Mapping[str, str]:
         netlink.link("add", ifname=PARENT, kind="veth", peer=PEER)
         parent = netlink.link_lookup(ifname=PARENT)[0]
         for kind, options in KINDS.items():
+            below = {} if kind in ALONE else {"link": parent}
             try:
-                netlink.link("add", ifname=TRIAL, kind=kind, link=parent, **options)
+                netlink.link("add", ifname=TRIAL, kind=kind, **below, **options)
                 netlink.link("del", index=netlink.link_lookup(ifname=TRIAL)[0])
                 found[kind] = ""
             except NetlinkError as error:

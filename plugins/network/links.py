@@ -63,14 +63,15 @@ class Links:
             self._add_veth(link)
 
     def _add_macvlan(self, link: Macvlan) -> None:
-        with operation(f"make link {link.name} on {link.parent}") as netlink:
+        with operation(f"make link {link.name} on {link.parent}", link.kind, link.kind) as netlink:
             parent = index_of(netlink, link.parent)
             if parent is None:
                 raise InvalidRequest(f"parent {link.parent!r} does not exist on this host any more")
-            wanted: dict[str, Any] = {"macvlan_mode": link.mode}
+            # ipvlan's mode is a number, L2; left out, it would be L3
+            wanted: dict[str, Any] = {"macvlan_mode": link.mode} if link.kind == "macvlan" else {"ipvlan_mode": 0}
             wanted |= {"mtu": link.mtu} if link.mtu else {}
             wanted |= {"address": link.mac} if link.mac else {}
-            _make(netlink, {link.name}, kind="macvlan", ifname=link.name, link=parent, **wanted)
+            _make(netlink, {link.name}, kind=link.kind, ifname=link.name, link=parent, **wanted)
 
     def _add_veth(self, link: Veth) -> None:
         with operation(f"make links {link.name} and {link.peer}", "veth", "veth") as netlink, ExitStack() as files:
@@ -147,6 +148,8 @@ class Links:
                 netlink.link("add", ifname=UNFINISHED, kind="vlan", link=trunk, vlan_id=link.vlan)
                 index = netlink.link_lookup(ifname=UNFINISHED)[0]
                 netlink.link("set", index=index, ifalias=ALIAS)
+                _no_ipv6(UNFINISHED)
+                _no_ipv4(UNFINISHED)
                 netlink.link("set", index=index, ifname=link.name)
             netlink.link("set", index=index, state="up")
 
@@ -268,6 +271,13 @@ def _ipv6(name: str, knob: str, value: str) -> None:
     file = Path("/proc/sys/net/ipv6/conf") / name / knob
     if file.exists():
         file.write_text(value)
+
+
+def _no_ipv4(name: str) -> None:
+    """The same of IPv4: a link without addresses answers for those that the host has on others, and routes."""
+    folder = Path("/proc/sys/net/ipv4/conf") / name
+    for knob, value in (("arp_ignore", "8"), ("forwarding", "0")):
+        (folder / knob).write_text(value)
 
 
 def _link(entry: Any, names: dict[int, str]) -> Link:

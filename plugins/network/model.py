@@ -14,10 +14,11 @@ from qnet.tenants import DEFAULT, parse_tenant
 
 MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
-ModeName: TypeAlias = Literal["macvlan", "bridge", "vxlan"]
+ModeName: TypeAlias = Literal["macvlan", "bridge", "vxlan", "ipvlan"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
 OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "nat", "arp_probe", "tenant")
-NEEDS = {"macvlan_mode": ("macvlan",), "spoof_check": ("bridge", "vxlan"), "arp_probe": ("macvlan", "bridge")}
+BRIDGED: tuple[ModeName, ...] = ("bridge", "vxlan")  # whose containers are ports of a bridge
+NEEDS = {"macvlan_mode": ("macvlan",), "spoof_check": BRIDGED, "arp_probe": ("macvlan", "bridge", "ipvlan")}
 MIN_MTU = {4: 68, 6: 1280}
 MAX_MTU = 65535
 
@@ -63,6 +64,11 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     pair: int = 0
     arp_probe: bool = False
 
+    @property
+    def shares_mac(self) -> bool:
+        """Whether the containers have the MAC address of the parent, and none of their own."""
+        return self.mode == "ipvlan"
+
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
 
@@ -77,7 +83,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths."""
+    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths. `mac` may be empty."""
 
     v: int = 1
     id: str
@@ -153,12 +159,14 @@ def parse_ask(
         raise InvalidRequest(
             f"-o host_access=true needs macvlan_mode=bridge: in mode {macvlan} nothing reaches the host"
         )
+    if given.get("parent") == "":
+        raise InvalidRequest("-o parent= is empty: name a link, or leave it out for the one of the settings")
     tenant = parse_tenant(given.get("tenant", DEFAULT))
     return Ask(
         id=network,
         tenant=tenant,
         subnets=tuple(subnets),
-        parent=given.get("parent", "") or (underlay if mode == "vxlan" else "") or parent,
+        parent=given.get("parent", (underlay if mode == "vxlan" else "") or parent),
         mode=mode,  # type: ignore[arg-type]
         spoof_check=_flag("spoof_check", given.get("spoof_check", "true")),
         arp_probe=_flag("arp_probe", given.get("arp_probe", "false")),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 
 from plugins.network import frames
 from plugins.network.frames import IPAddress
@@ -20,6 +21,8 @@ CLONE_NEWNET = 0x40000000
 SO_ATTACH_FILTER = 26
 SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_MR_MULTICAST = 263, 1, 0
 SIOCGIFFLAGS, IFF_UP, IFF_RUNNING = 0x8913, 0x1, 0x40
+SIOCGIFADDR = 0x8915
+IPV6_ADDRESSES = "/proc/thread-self/net/if_inet6"
 EVERY_KIND = 0x0003
 PROBES = 2
 THIS_THREADS = "/proc/thread-self/ns/net"
@@ -30,26 +33,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Packets:
     """Says and asks who has addresses. Threads do not disturb each other: every call has sockets of its own."""
 
-    def announce(self, sandbox: str, mac: str, address: str) -> None:
-        """Tell the neighbours of a container who has an address, over its link with that MAC address.
+    def announce(self, sandbox: str, address: str) -> None:
+        """Tell the neighbours of a container that it has an address.
 
         Args:
             sandbox: the file of its network namespace.
 
         Raises:
-            OSError: the namespace, link or address is not there, not up or still tentative; maybe it soon is.
+            OSError: the namespace or address is not there, not up or still tentative; maybe it soon is.
         """
-        wanted, parsed = bytes.fromhex(mac.replace(":", "")), ip_address(address)
+        parsed = ip_address(address)
         family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
         with _inside(sandbox), socket.socket(family, socket.SOCK_DGRAM) as has:
             has.bind((address, 0))  # the kernel refuses what is not there or is tentative
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
-                for _, name in socket.if_nameindex():
-                    raw.bind((name, 0))
-                    if raw.getsockname()[4] == wanted:
-                        raw.send(frames.announcement(wanted, parsed))
-                        return
-        raise FileNotFoundError(f"no link has MAC address {mac}")
+                raw.bind((_link_with(has, parsed), 0))
+                raw.send(frames.announcement(raw.getsockname()[4], parsed))
 
     def who_has(self, link: str, address: IPAddress, wait: float, besides: str) -> str:
         """The MAC address of who says, within `wait` seconds, that it has an address; empty: nobody.
@@ -69,6 +68,26 @@ class Packets:
             raise Unavailable(
                 f"cannot ask on {link} whether {address} is free (arp_probe): {error.strerror or error}"
             ) from error
+
+
+def _link_with(inside: socket.socket, address: IPAddress) -> str:
+    """The link of the thread's network namespace that has an address. Raises FileNotFoundError."""
+    if address.version == 6:
+        listed = (line.split() for line in Path(IPV6_ADDRESSES).read_text().splitlines())
+        there = {fields[-1] for fields in listed if fields[0] == address.packed.hex()}
+    else:
+        there = {name for _, name in socket.if_nameindex() if _ipv4(inside, name) == address.packed}
+    for name in there:
+        return name
+    raise FileNotFoundError(f"no link has {address}")
+
+
+def _ipv4(inside: socket.socket, name: str) -> bytes:
+    """The first address of a link, as the engine gave it; empty: it has none."""
+    try:
+        return fcntl.ioctl(inside, SIOCGIFADDR, struct.pack("16s24x", name.encode()))[20:24]
+    except OSError:
+        return b""
 
 
 def attach(to: socket.socket, code: bytes) -> None:

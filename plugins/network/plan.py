@@ -7,8 +7,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2s
+from types import MappingProxyType
 
-from plugins.network.model import Ask, Endpoint, Network
+from plugins.network.model import BRIDGED, Ask, Endpoint, Network
 from qnet.errors import InvalidRequest
 
 ENDPOINT_PREFIX = "qn-"  # an endpoint's link, or the host's end of it
@@ -21,8 +22,10 @@ GATEWAY_PREFIX = "qr-"  # a gateway's port of a bridge
 OUTSIDE_PREFIX = "qu-"  # the host's end of a gateway's way out
 END = re.compile(r"q[nchpru]-[0-9a-f]{12}")  # an end of a pair: others make pairs too, and may name them nearly so
 PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX, GATEWAY_PREFIX, OUTSIDE_PREFIX)
+PLAIN = re.compile(r"[A-Za-z0-9_.-]+")  # what the packet filter takes as a chain's name: links may have others
 UNFINISHED = "qt-unfinished"  # a sub-interface that is not marked as ours yet
 NAME_LENGTH = 15
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Macvlan:
-    """A macvlan link to make; `mtu` 0: the parent's."""
+    """A macvlan link to make, or an ipvlan one: `kind`. `mtu` 0: the parent's."""
 
     name: str
     parent: str
     mode: str
     mtu: int
     mac: str = ""
+    kind: str = "macvlan"
 
     @property
     def moved(self) -> str:
@@ -169,7 +173,7 @@ def bridge_over(link: Link) -> str:
     if link.kind == "bridge":
         return link.name
     name = BRIDGE_PREFIX + link.name
-    return name if len(name) <= NAME_LENGTH else BRIDGE_PREFIX + _short(link.name)
+    return name if len(name) <= NAME_LENGTH and PLAIN.fullmatch(name) else BRIDGE_PREFIX + _short(link.name)
 
 
 def _short(name: str) -> str:
@@ -208,6 +212,8 @@ def underlay_address(link: str, addresses: Iterable[str]) -> str:
             f"parent {link} has no address, from which VXLAN packets would leave: name the link between the hosts that "
             f"has one, -o parent=LINK or underlay in [network] of the settings"
         )
+    if not PLAIN.fullmatch(link):
+        raise InvalidRequest(f"parent {link!r}: the packet filter takes no such name: rename the link")
     return str(parsed[0])
 
 
@@ -220,13 +226,25 @@ def stands(network: Network, bridge: Bridge | None, local: str, links: Mapping[s
     return bridge is None or (joint is not None and joint.up and parent.master == bridge.name)
 
 
-def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network], *, trunk: bool = False) -> None:
+def check_parent(
+    ask: Ask,
+    links: Mapping[str, Link],
+    others: Iterable[Network],
+    *,
+    trunk: bool = False,
+    names: Mapping[str, str] = NO_NAMES,
+) -> None:
     """Whether a network can stand on its parent; as a trunk: on a sub-interface of it, which minds nobody beside it.
+
+    Args:
+        names: what stands for a link in the settings.
 
     Raises:
         InvalidRequest: saying what is wrong with it and which links could be one.
     """
     could = ", ".join(sorted(name for name, link in links.items() if _fit(link))) or "none that is up"
+    named = ", ".join(f"{name} ({link})" for name, link in sorted(names.items()))
+    could += f"; names of the settings: {named}" if named else ""
     if not ask.parent:
         raise InvalidRequest(f"no parent: add -o parent=LINK, or parent to [network] in the settings; links: {could}")
     link = links.get(ask.parent)
@@ -234,7 +252,7 @@ def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network],
         raise InvalidRequest(f"parent {ask.parent[:64]!r} does not exist on this host; links: {could}")
     if not trunk:
         _check_beside(ask, [other for other in others if other.parent == ask.parent and other.id != ask.id])
-    shared = link.master == bridge_over(link) and (trunk or ask.mode != "macvlan")
+    shared = link.master == bridge_over(link) and (trunk or ask.mode in BRIDGED)
     reason = "" if shared else _unfit(link)
     if reason:
         raise InvalidRequest(f"parent {ask.parent} {reason}; links: {could}")
@@ -247,8 +265,8 @@ def _check_beside(ask: Ask, others: Iterable[Network]) -> None:
     for other in others:
         if other.mode != ask.mode:
             raise InvalidRequest(
-                f"parent {ask.parent} is used by network {other.id[:12]} in mode {other.mode}: a link serves macvlan "
-                f"or a bridge, not both; give the tenant a VLAN, or add -o mode={other.mode}"
+                f"parent {ask.parent} is used by network {other.id[:12]} in mode {other.mode}: a link serves one "
+                f"mode; give the tenant a VLAN, or add -o mode={other.mode}"
             )
         if "passthru" in (other.macvlan_mode, ask.macvlan_mode):
             raise InvalidRequest(
@@ -307,7 +325,7 @@ def left_over(links: Iterable[Link], networks: Iterable[Network], endpoints: Ite
         link.name
         for link in links
         if link.name not in wanted
-        if (link.kind == "macvlan" and link.name.startswith(PREFIXES))
+        if (link.kind in ("macvlan", "ipvlan") and link.name.startswith(PREFIXES))
         or (link.kind == "veth" and END.fullmatch(link.name))
     )
 

@@ -17,8 +17,8 @@ class Addresses(Protocol):
     def check_pool(self, tenant: str, subnet: str) -> None:
         """The pool must have been requested by this host."""
 
-    def bind(self, tenant: str, places: Iterable[tuple[str, str]], network: str, endpoint: str, mac: str) -> str:
-        """Write down which endpoint has the addresses; returns its MAC address."""
+    def bind(self, tenant: str, places: Iterable[tuple[str, str]], network: str, endpoint: str, mac: str | None) -> str:
+        """Write down which endpoint has the addresses; returns its MAC address. `mac` None: it has none."""
 
     def auxiliary(self, tenant: str, subnet: str, addresses: Iterable[str]) -> None:
         """Addresses just given out are auxiliary ones."""
@@ -134,7 +134,7 @@ class Namespaces(Protocol):
 class Segment(Protocol):
     """What the driver says and asks on segments (`plugins.network.packets.Packets`)."""
 
-    def announce(self, sandbox: str, mac: str, address: str) -> None:
+    def announce(self, sandbox: str, address: str) -> None:
         """Tell a container's neighbours who has an address; OSError: not yet."""
 
     def who_has(self, link: str, address: IPAddress, wait: float, besides: str) -> str:
@@ -144,5 +144,5 @@ class Segment(Protocol):
 class Announcements(Protocol):
     """What is said of a new endpoint, later (`plugins.network.announce.Announcer`)."""
 
-    def announce(self, sandbox: str, mac: str, addresses: Iterable[str]) -> None:
+    def announce(self, sandbox: str, addresses: Iterable[str]) -> None:
         """Announce a container's addresses soon; does not wait."""

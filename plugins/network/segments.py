@@ -11,10 +11,10 @@ import msgspec
 
 from plugins.network import plan
 from plugins.network.gateway import Gateways
-from plugins.network.model import Ask, Network
+from plugins.network.model import BRIDGED, Ask, Network
 from plugins.network.modes import MODES
 from plugins.network.overlay import Overlay, Segment
-from plugins.network.plan import Link, Vlan, Vxlan
+from plugins.network.plan import NO_NAMES, Link, Macvlan, Vlan, Vxlan
 from plugins.network.ports import Filters, Kernel, Owners
 from plugins.network.repository import Repository
 from qnet.errors import InvalidRequest, QnetError
@@ -35,6 +35,7 @@ class Segments:
         tenants: Owners,
         overlay: Overlay,
         gateways: Gateways,
+        parents: Mapping[str, str] = NO_NAMES,
     ) -> None:
         self._repository = repository
         self._kernel = kernel
@@ -42,6 +43,7 @@ class Segments:
         self._tenants = tenants
         self._overlay = overlay
         self._gateways = gateways
+        self._parents = parents
         self._lock = threading.RLock()
 
     def place(self, ask: Ask, undo: ExitStack) -> Network:
@@ -54,17 +56,19 @@ class Segments:
             Conflict, Unavailable
         """
         tenant = self._tenants.get(ask.tenant)
+        ask = msgspec.structs.replace(ask, parent=self._parents.get(ask.parent, ask.parent))
         links, others = self._kernel.all(), self._repository.networks.all()
         self._check_tenant(ask, tenant)
         parent = links.get(ask.parent)
         trunk = ask.mode == "vxlan" or (bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan))
-        plan.check_parent(ask, links, others, trunk=trunk)
+        plan.check_parent(ask, links, others, trunk=trunk, names=self._parents)
         self._check_tag(ask, tenant, links[ask.parent])
         self._check_company(ask, tenant, others)
         with self._lock:
             made = self._planned(ask, tenant, links)
             undo.callback(self.drop, made)
             self._make(made)
+            self._try(made)
         plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.all(), others)
         return self._gateways.place(made) if made.nat else made
 
@@ -179,6 +183,13 @@ class Segments:
                 f"who is not trusted with that: name another link, or give {strangers[0]} a VLAN"
             )
 
+    def _try(self, network: Network) -> None:
+        """Whether links of the network's kind can stand on its parent: its first container would tell too late."""
+        link = MODES[network.mode].own(network)
+        if isinstance(link, Macvlan):
+            self._kernel.add(link)
+            self._kernel.delete(link.name)
+
     def _check_tag(self, ask: Ask, tenant: TenantRecord, link: Link) -> None:
         """Whether a tenant's network may stand on a link. Raises InvalidRequest."""
         if not link.vlan or link.vlan == tenant.vlan:
@@ -210,6 +221,6 @@ class Segments:
                     f"parent {link.name} has addresses of this host ({', '.join(has)}), which a bridge over it would "
                     f"cut off: give a link without any, or a bridge that has them"
                 )
-        if ask.mode != "macvlan":
+        if ask.mode in BRIDGED:
             network = msgspec.structs.replace(network, bridge=plan.bridge_over(link))
         return network

@@ -126,7 +126,7 @@ class Service:
     def create_endpoint(
         self, network: str, endpoint: str, addresses: Sequence[str], mac: str, options: Mapping[str, Any]
     ) -> str:
-        """Note an endpoint and its MAC address, which is returned.
+        """Note an endpoint and its MAC address, which is returned; empty if it has its parent's.
 
         Args:
             addresses: its addresses without prefix lengths, IPv4 first.
@@ -143,6 +143,11 @@ class Service:
         if not addresses:
             raise InvalidRequest(f"endpoint {endpoint[:12]} has no address")
         check_mac(mac)
+        if mac and known.shares_mac:
+            raise InvalidRequest(
+                f"--mac-address {mac}: containers of an {known.mode} network have the MAC address of their parent "
+                f"{known.parent}: leave it out, or make the network with mode=macvlan or mode=bridge"
+            )
         places = [(address, known.subnet_of(address)) for address in addresses]
         with self._locks[network] if known.macvlan_mode == "passthru" else ExitStack(), ExitStack() as undo:
             others = [one for one in self._repository.endpoints_of(network) if one.id != endpoint]
@@ -151,7 +156,7 @@ class Service:
             undo.callback(self._repository.endpoints.remove, endpoint)
             made = Endpoint(id=endpoint, network=network, addresses=tuple(addresses), mac=mac)
             self._repository.endpoints.save(made)
-            mac = self._addresses.bind(known.tenant, places, network, endpoint, mac)
+            mac = self._addresses.bind(known.tenant, places, network, endpoint, None if known.shares_mac else mac)
             self._repository.endpoints.save(msgspec.structs.replace(made, mac=mac))
             undo.pop_all()
         return mac
@@ -179,7 +184,7 @@ class Service:
             self._repository.endpoints.save(msgspec.structs.replace(made, joined=True))
             self.sync_shim(network)
             undo.pop_all()
-        self._announcements.announce(sandbox, made.mac, made.addresses)
+        self._announcements.announce(sandbox, made.addresses)
         gateways = {} if known.internal else {":" in entry.gateway: entry.gateway for entry in known.subnets}
         return Joined(link.moved, gateways.get(False, ""), gateways.get(True, ""))
 

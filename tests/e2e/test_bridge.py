@@ -80,4 +80,4 @@ def test_what_cannot_be_is_refused(lab: Lab, hosts: list[Host], options: tuple[s
 def test_a_parent_serves_one_mode(hosts: list[Host]) -> None:
     network(hosts[0], "web")
     said = refused(hosts[0], *CREATE, "--subnet", "10.78.0.0/24", *BRIDGE, "more")
-    assert "in mode macvlan: a link serves macvlan or a bridge, not both" in said
+    assert "in mode macvlan: a link serves one mode" in said

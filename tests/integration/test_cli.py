@@ -135,9 +135,12 @@ def test_link_kinds_are_tried_without_a_trace() -> None:
     """Compared with what `ip` can do in a namespace of its own."""
     before = subprocess.check_output(["ip", "-o", "link"], text=True)
     found = features.probe(10)
-    assert found.keys() == {"macvlan", "vlan"}
-    for kind, words in (("macvlan", "type macvlan"), ("vlan", "type vlan id 2")):
-        script = f"ip link add x type veth && ip link add link x name y {words}"
+    on_a_link = {"macvlan": "macvlan", "vlan": "vlan id 2", "ipvlan": "ipvlan mode l2"}
+    wanted = {kind: f"link x name y type {words}" for kind, words in on_a_link.items()}
+    wanted |= {"vxlan": "name y type vxlan id 2 dstport 4789", "ifb": "name y type ifb"}
+    assert found.keys() == wanted.keys()
+    for kind, words in wanted.items():
+        script = f"ip link add x type veth && ip link add {words}"
         tried = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, check=False)
         assert (tried.returncode == 0) is (found[kind] == "")
     names = [line.split(": ")[1] for line in before.splitlines()]

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from plugins.cli.app import cli
 from plugins.cli.session import Session
 from plugins.ipam.journal import Entry, Journal
+from plugins.network.features import KINDS
 from plugins.network.model import Network, Subnet
 from plugins.network.plan import Link
 from qnet import schema, settings
@@ -68,7 +69,7 @@ class Machine:
             docker=settings.Docker(socket=str(folder / "docker.sock"), timeout=0.5),
             network=settings.Network(parent="eth1", socket=str(folder / "qnet.sock")),
         )
-        self.features: Mapping[str, str] | Exception = {"macvlan": "", "vlan": ""}
+        self.features: Mapping[str, str] | Exception = dict.fromkeys(KINDS, "")
         self.links = {"eth1": ETH1}
         self.forwards = {4, 6}
         self.engine: dict[str, Any] = {
@@ -245,16 +246,30 @@ def test_plugin_that_is_something_else(machine: Machine, answer: Any, reason: st
     assert reason in only(machine.wrong())[0]
 
 
-def test_kernel_without_vlan_is_a_warning_without_macvlan_a_failure(machine: Machine) -> None:
-    machine.features = {"macvlan": "", "vlan": "Operation not supported"}
+@pytest.mark.parametrize(
+    ("kind", "level", "module"),
+    [
+        ("macvlan", "fail", "macvlan"),
+        ("vlan", "warn", "8021q"),
+        *((kind, "warn", kind) for kind in ("ipvlan", "vxlan", "ifb")),
+    ],
+)
+def test_only_a_kernel_without_macvlan_is_a_failure(machine: Machine, kind: str, level: str, module: str) -> None:
+    machine.features = dict.fromkeys(KINDS, "") | {kind: "Operation not supported"}
     what, todo = only(machine.wrong())
-    assert what == "warn the kernel makes no vlan link: Operation not supported"
-    assert "modprobe 8021q" in todo
+    assert what == f"{level} the kernel makes no {kind} link: Operation not supported"
+    assert f"modprobe {module}," in todo
 
 
-def test_kernel_without_macvlan_is_a_failure(machine: Machine) -> None:
-    machine.features = {"macvlan": "Operation not supported", "vlan": ""}
-    assert only(machine.wrong())[0].startswith("fail the kernel makes no macvlan link")
+def test_parents_that_have_a_name_in_the_settings(machine: Machine) -> None:
+    named = settings.Network(
+        parent="trunk", parents={"trunk": "eth1", "dmz": "bond0"}, socket=machine.settings.network.socket
+    )
+    machine.settings = msgspec.structs.replace(machine.settings, network=named)
+    what, _ = only(machine.wrong())
+    assert what == "fail parent dmz (bond0): parent 'bond0' does not exist on this host; links: eth1"
+    said = [one["what"] for one in machine.examine()[1]]
+    assert {"parent trunk (eth1) is up", "default parent trunk is up"} <= set(said)
 
 
 def test_parents(machine: Machine) -> None:

@@ -99,17 +99,17 @@ class Segment:
 
     def __init__(self, misses: int = 0, error: OSError | None = None) -> None:
         self.misses, self.error = misses, error or FileNotFoundError("no namespace yet")
-        self.said: list[tuple[str, str, str]] = []
+        self.said: list[tuple[str, str]] = []
         self.changed = threading.Condition()
         self.has: dict[str, str] = {}
         self.asked: list[str] = []
 
-    def announce(self, sandbox: str, mac: str, address: str) -> None:
+    def announce(self, sandbox: str, address: str) -> None:
         with self.changed:
             self.misses -= 1
             if self.misses >= 0:
                 raise self.error
-            self.said.append((sandbox, mac, address))
+            self.said.append((sandbox, address))
             self.changed.notify_all()
 
     def who_has(self, link: str, address: IPAddress, wait: float, besides: str) -> str:
@@ -132,11 +132,11 @@ def test_every_address_is_announced_twice_once_it_is_there() -> None:
     segment = Segment(misses=5)
     announcer = Announcer(segment)
     announcer.start()
-    announcer.announce("", MAC, ["10.77.0.8"])
-    announcer.announce("/ns", MAC, ["10.77.0.9", "fd00:77::9"])
+    announcer.announce("", ["10.77.0.8"])
+    announcer.announce("/ns", ["10.77.0.9", "fd00:77::9"])
     segment.until(4)
     time.sleep(0.05)
-    assert sorted(segment.said) == [("/ns", MAC, "10.77.0.9")] * 2 + [("/ns", MAC, "fd00:77::9")] * 2
+    assert sorted(segment.said) == [("/ns", "10.77.0.9")] * 2 + [("/ns", "fd00:77::9")] * 2
 
 
 @pytest.mark.usefixtures("quick")
@@ -145,20 +145,20 @@ def test_what_never_comes_is_given_up(error: OSError | None, loud: bool, caplog:
     segment = Segment(misses=10**9, error=error)
     announcer = Announcer(segment)
     announcer.start()
-    announcer.announce("/ns", MAC, ["10.77.0.9"])
+    announcer.announce("/ns", ["10.77.0.9"])
     time.sleep(0.3)
     tried = segment.misses
     time.sleep(0.05)
     assert segment.misses == tried
     assert ("10.77.0.9 is not announced: /ns" in caplog.text) == loud
     segment.misses = 0
-    announcer.announce("/ns", MAC, ["10.77.0.8"])
+    announcer.announce("/ns", ["10.77.0.8"])
     segment.until(2)
 
 
 def test_more_than_the_queue_holds_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     announcer = Announcer(Segment())  # its thread never starts
-    announcer.announce("/ns", MAC, ["10.77.0.9"] * (announce.LIMIT + 1))
+    announcer.announce("/ns", ["10.77.0.9"] * (announce.LIMIT + 1))
     assert "address 10.77.0.9 is not announced: too many" in caplog.text
 
 

@@ -65,6 +65,7 @@ def test_options_become_values() -> None:
         ({"host_access": "true", "macvlan_mode": "private"}, "needs macvlan_mode=bridge"),
         ({"tenant": "../x"}, "lower-case letters"),
         ({"tenant": ""}, "lower-case letters"),
+        ({"parent": ""}, "-o parent= is empty: name a link, or leave it out"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, str], says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +39,7 @@ class Kernel:
     def __init__(self) -> None:
         self.links = {"eth1": ETH1}
         self.fails: Exception | None = None
+        self.lacks = ""
         self.own: dict[str, list[str]] = {}
 
     def all(self) -> dict[str, Link]:
@@ -48,7 +50,9 @@ class Kernel:
 
     def add(self, link: Macvlan | Veth) -> None:
         if isinstance(link, Macvlan):
-            self.links[link.name] = Link(link.name, "macvlan", up=False, mtu=1500, parent=link.parent)
+            if self.lacks == link.kind:
+                raise Unsupported(f"this kernel has no {link.kind}")
+            self.links[link.name] = Link(link.name, link.kind, up=False, mtu=1500, parent=link.parent)
             return
         for name in (link.name,) if link.namespace else (link.name, link.peer):
             self.links[name] = Link(name, "veth", up=False, mtu=1500)
@@ -203,8 +207,11 @@ class Bench:
         self.overlay = Overlay(self.store, self.tunnels, self.filters, "host1")
         self.namespaces = Namespaces(self.kernel)
         self.gateways = Gateways(self.repository, self.kernel, self.namespaces, self.filters)
-        self.segments = Segments(self.repository, self.kernel, self.filters, self.tenants, self.overlay, self.gateways)
-        self.announced: list[tuple[str, str, tuple[str, ...]]] = []
+        self.announced: list[tuple[str, tuple[str, ...]]] = []
+        self.parents: dict[str, str] = {}
+        self.segments = Segments(
+            self.repository, self.kernel, self.filters, self.tenants, self.overlay, self.gateways, self.parents
+        )
         self.service = Service(
             self.repository,
             registry,
@@ -221,8 +228,8 @@ class Bench:
         generic = {"com.docker.network.generic": {"tenant": tenant, **options}}
         self.service.create_network(network, generic, subnets, ["qnet"])
 
-    def announce(self, sandbox: str, mac: str, addresses: tuple[str, ...]) -> None:
-        self.announced.append((sandbox, mac, addresses))
+    def announce(self, sandbox: str, addresses: tuple[str, ...]) -> None:
+        self.announced.append((sandbox, addresses))
 
     def parent(self, network: str) -> str:
         return self.repository.network(network).parent
@@ -310,6 +317,48 @@ def test_only_who_is_trusted_has_a_parent_for_itself(bench: Bench) -> None:
 def test_an_unknown_tenant_has_no_networks(bench: Bench) -> None:
     with pytest.raises(NotFound, match="tenant shpo does not exist"):
         bench.create("a", "shpo")
+
+
+def test_a_parent_may_have_a_name_in_the_settings(bench: Bench) -> None:
+    bench.kernel.links["bond0"] = replace(ETH1, name="bond0", kind="bond")
+    bench.parents |= {"trunk": "bond0", "eth1": "bond0", "gone": "eth9"}
+    bench.create("a", "shop", parent="trunk")
+    assert bench.parent("a") == "bond0.100"
+    bench.create("b", "plain")  # the default is eth1: the settings go before a link of that name
+    assert bench.parent("b") == "bond0"
+    lists = r"links: bond0, bond0\.100, eth1; names of the settings: eth1 \(bond0\), gone \(eth9\), trunk \(bond0\)"
+    for asked, wrong in (("truck", "truck"), ("gone", "eth9")):
+        with pytest.raises(InvalidRequest, match=f"parent '{wrong}' does not exist on this host; {lists}"):
+            bench.create("c", "plain", parent=asked)
+
+
+def test_a_kernel_without_a_kind_of_link_says_so_before_there_is_a_network(bench: Bench) -> None:
+    bench.kernel.lacks = "ipvlan"
+    with pytest.raises(Unsupported, match="this kernel has no ipvlan"):
+        bench.create("a", "shop", mode="ipvlan")
+    assert set(bench.kernel.links) == {"eth1"}
+    assert bench.repository.networks.all() == ()
+
+
+def test_containers_of_an_ipvlan_network_have_no_mac_address_of_their_own(bench: Bench) -> None:
+    bench.create("a", "shop", mode="ipvlan")
+    asked: list[Any] = []
+    bench.addresses.bind = lambda *args: (asked.append(args[-1]), "")[1]  # type: ignore[attr-defined]
+    assert bench.service.create_endpoint("a", "e" * 64, ["10.100.1.9"], "", {}) == ""
+    assert asked == [None]
+    joined = bench.service.join("a", "e" * 64)
+    made = bench.kernel.links[joined.link]
+    assert (made.kind, made.parent) == ("ipvlan", "eth1.100")
+    assert bench.filters.guards == {}
+    with pytest.raises(InvalidRequest, match=r"--mac-address .* MAC address of their parent eth1\.100"):
+        bench.service.create_endpoint("a", "f" * 64, ["10.100.1.8"], "02:00:00:00:00:01", {})
+    bench.repository.endpoints.remove("e" * 64)
+    assert plan.left_over([made], bench.repository.networks.all(), ()) == [joined.link]
+
+
+@pytest.mark.parametrize("name", ['e;"x', "e{x}", "ä"])
+def test_a_bridge_has_a_name_that_the_packet_filter_takes(name: str) -> None:
+    assert plan.PLAIN.fullmatch(plan.bridge_over(replace(ETH1, name=name)))
 
 
 def fail_in_the_kernel(bench: Bench) -> None:
@@ -416,10 +465,10 @@ def test_a_bridge_does_not_cut_off_the_host(bench: Bench) -> None:
     assert bench.kernel.links == {"eth1": ETH1}
 
 
-@pytest.mark.parametrize(("first", "second"), [("macvlan", "bridge"), ("bridge", "macvlan")])
+@pytest.mark.parametrize(("first", "second"), [*itertools.permutations(MODES.keys() - {"vxlan"}, 2)])
 def test_a_link_serves_one_mode(bench: Bench, first: str, second: str) -> None:
     bench.create("a", "plain", mode=first)
-    with pytest.raises(InvalidRequest, match=f"eth1 is used by network a in mode {first}: a link serves macvlan"):
+    with pytest.raises(InvalidRequest, match=f"eth1 is used by network a in mode {first}: a link serves one mode"):
         bench.create("b", "plain", mode=second)
     bench.create("c", "shop", mode=second)
 
@@ -431,7 +480,7 @@ def test_an_endpoint_is_guarded_before_it_is_connected(bench: Bench) -> None:
     attach, seen = bench.kernel.attach, []
     bench.kernel.attach = lambda link: (seen.append(dict(bench.filters.guards)), attach(link))  # type: ignore[assignment,func-returns-value]
     joined = bench.service.join("a", "e" * 64, "/run/docker/netns/1")
-    assert bench.announced == [("/run/docker/netns/1", "02:00:00:00:00:01", ("10.100.1.9",))]
+    assert bench.announced == [("/run/docker/netns/1", ("10.100.1.9",))]
     device = plan.endpoint_link("e" * 64)
     assert joined.link == plan.container_end("e" * 64)
     assert seen == [{device: Guard(device, "02:00:00:00:00:01", ("10.100.1.9",))}]
@@ -459,10 +508,11 @@ def test_without_spoof_check_nothing_is_guarded(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"mode": "ipvtap"}, "-o mode=ipvtap: no such mode; there are: macvlan, bridge"),
+        ({"mode": "ipvtap"}, "-o mode=ipvtap: no such mode; there are: macvlan, bridge, vxlan, ipvlan"),
         ({"spoof_check": "false"}, "-o spoof_check=false needs mode=bridge"),
         ({"mode": "bridge", "macvlan_mode": "vepa"}, "-o macvlan_mode=vepa needs mode=macvlan"),
         ({"mode": "bridge", "arp_probe": "no"}, "-o arp_probe=no: true or false"),
+        ({"mode": "ipvlan", "macvlan_mode": "private"}, "-o macvlan_mode=private needs mode=macvlan"),
         ({"mode": "bridge", "spoof_check": "no"}, "-o spoof_check=no: true or false"),
     ],
 )

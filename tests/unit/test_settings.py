@@ -42,6 +42,10 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
         ('[log]\nlevel = "loud"', r"Invalid enum value 'loud'"),
         ('[ipam.supernets]\ndefault = ["10.0.0.1/8"]', r"ipam\.supernets\.default.*host bits"),
         ("[ipam\n", r"is not TOML"),
+        ('[network.parents]\ntrunk = "bond0/x"', r"network\.parents: trunk = 'bond0/x': a name of lower-case letters"),
+        ('[network.parents]\ntrunk = ""', r"network\.parents: trunk = ''"),
+        ('[network.parents]\n"../x" = "bond0"', r"network\.parents: \.\./x = 'bond0'"),
+        ("[network.parents]\ntrunk = 1", r"Expected `str`, got `int`"),
     ],
 )
 def test_wrong_settings_are_explained(tmp_path: Path, text: str, says: str) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from plugins.network.model import Endpoint, Network
 from plugins.network.modes.bridge import BridgeMode
+from plugins.network.modes.ipvlan import IpvlanMode
 from plugins.network.modes.macvlan import MacvlanMode
 from plugins.network.plan import Bridge, Guard, Macvlan, Veth
 
@@ -31,4 +32,9 @@ class Mode(Protocol):
         """The link by which the host itself is on a network."""
 
 
-MODES: Mapping[str, Mode] = {"macvlan": MacvlanMode(), "bridge": BridgeMode(), "vxlan": BridgeMode()}
+MODES: Mapping[str, Mode] = {
+    "macvlan": MacvlanMode(),
+    "bridge": BridgeMode(),
+    "vxlan": BridgeMode(),
+    "ipvlan": IpvlanMode(),
+}
