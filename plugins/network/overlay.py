@@ -113,11 +113,11 @@ class Overlay:
             self._known = False
         if follower is not None:
             follower.close()
-            self._work.put(self._guard)
         try:
-            self._store.delete(schema.vtep_key(vni, self._host))
+            self._guard()
+            self._store.delete(schema.vtep_key(vni, self._host))  # last: as long as it is there, there may be rules
         except QnetError as error:
-            logger.warning("host %s stays in VNI %d until the store is back: %s", self._host, vni, error)
+            logger.warning("host %s leaves VNI %d with the next comparison: %s", self._host, vni, error)
 
     def sync(self, wanted: Mapping[int, Segment]) -> None:
         """Take part in these VNIs and no others, and compare what the kernel has. Raises Unavailable."""
@@ -139,12 +139,16 @@ class Overlay:
             follower.close()
 
     def _withdraw(self, wanted: Mapping[int, Segment]) -> None:
-        """Delete what an earlier process published and nothing needs."""
+        """Take back what an earlier process published and nothing needs, and its rules. Raises Unavailable."""
         self._known = True
-        for kv in self._store.range(schema.VTEPS).kvs:
-            vni, host = kv.key.removeprefix(schema.VTEPS).split("/")
-            if host == self._host and int(vni) not in wanted:
-                self._store.delete(kv.key)
+        try:
+            keys = [kv.key for kv in self._store.range(schema.VTEPS).kvs]
+            for vni, host in (key.removeprefix(schema.VTEPS).split("/") for key in keys):
+                if host == self._host and int(vni) not in wanted:
+                    self.leave(int(vni))
+        except QnetError:
+            self._known = False
+            raise
 
     # -- what the thread does --------------------------------------------------------------------------------
 
