@@ -2,9 +2,10 @@
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 ENGINES := debian12 debian13 unstable
+MODES := macvlan bridge vxlan
 CODE := qnet plugins tests
 
-.PHONY: demo demo-down test test-quick test-engines test-vm bench lint format typecheck lock bootstrap engines clean
+.PHONY: demo demo-down test test-quick test-matrix test-vm bench lint format typecheck lock bootstrap engines clean
 
 bootstrap:
 	@packaging/bootstrap.sh
@@ -18,10 +19,18 @@ demo: bootstrap
 demo-down: bootstrap
 	@$(PYTHON) -m tests.lab.demo down
 
-# Unit and contract tests, integration tests, then the end-to-end tests on each engine.
+# Unit and contract tests, integration tests, then the end-to-end tests on each engine, in another mode on each.
+# What is about one mode only is in every run.
 test: engines
 	$(PYTEST) tests/unit tests/contract tests/integration
-	@set -e; for engine in $(ENGINES); do echo "== end to end on $$engine"; $(PYTEST) tests/e2e --engine $$engine; done
+	$(PYTEST) tests/e2e --engine debian12 --mode macvlan
+	$(PYTEST) tests/e2e --engine debian13 --mode bridge
+	$(PYTEST) tests/e2e --engine unstable --mode vxlan
+
+# The end-to-end tests on each engine in each mode; what is about one mode only, once on each engine.
+test-matrix: engines
+	@set -e; for engine in $(ENGINES); do $(PYTEST) tests/e2e -m mode --engine $$engine; \
+	  for mode in $(MODES); do $(PYTEST) tests/e2e -m "not mode" --engine $$engine --mode $$mode; done; done
 
 test-quick: bootstrap
 	$(PYTEST) -q tests/unit tests/contract -m "not slow"

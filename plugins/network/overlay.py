@@ -77,7 +77,7 @@ class Overlay:
         self._tunnels = tunnels
         self._filters = filters
         self._host = host
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._guarding = threading.Lock()
         self._followers: dict[int, _Follower] = {}
         self._known = False  # whether what an earlier process published was looked at
@@ -111,13 +111,13 @@ class Overlay:
         with self._lock:
             follower = self._followers.pop(vni, None)
             self._known = False
+            if follower is not None:
+                follower.close()
             try:
-                self._store.delete(schema.vtep_key(vni, self._host))
+                self._guard()
+                self._store.delete(schema.vtep_key(vni, self._host))  # last: as long as it is there, there may be rules
             except QnetError as error:
-                logger.warning("host %s stays in VNI %d until the store is back: %s", self._host, vni, error)
-        if follower is not None:
-            follower.close()
-            self._work.put(self._guard)
+                logger.warning("host %s leaves VNI %d with the next comparison: %s", self._host, vni, error)
 
     def sync(self, wanted: Mapping[int, Segment]) -> None:
         """Take part in these VNIs, and compare what the kernel has. Raises Unavailable.
@@ -138,13 +138,17 @@ class Overlay:
             follower.close()
 
     def _withdraw(self, wanted: Mapping[int, Segment]) -> None:
-        """Delete what an earlier process published and nothing needs."""
+        """Take back what an earlier process published and nothing needs, and its rules. Raises Unavailable."""
         self._known = True
-        for kv in self._store.range(schema.VTEPS).kvs:
-            vni, host = kv.key.removeprefix(schema.VTEPS).split("/")
+        try:
+            keys = [kv.key for kv in self._store.range(schema.VTEPS).kvs]
+        except QnetError:
+            self._known = False
+            raise
+        for vni, host in (key.removeprefix(schema.VTEPS).split("/") for key in keys):
             with self._lock:
                 if host == self._host and int(vni) not in {*wanted, *self._followers}:
-                    self._store.delete(kv.key)
+                    self.leave(int(vni))
 
     # -- what the thread does --------------------------------------------------------------------------------
 

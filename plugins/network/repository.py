@@ -32,6 +32,8 @@ class Folder(Generic[RecordT]):
         self._lock = threading.Lock()
         self._records: dict[str, RecordT] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for unfinished in folder.glob("*.new"):
+            unfinished.unlink()
         for file in sorted(folder.glob("*.json")):
             self._load(file)
 

@@ -1,4 +1,8 @@
-"""Labs for the end-to-end tests: three hosts with real engines, and a check after each test that it left nothing."""
+"""Labs for the end-to-end tests: three hosts with real engines, and a check after each test that it left nothing.
+
+The networks of the tests are made in the mode that `--mode` says, but for those that are about one mode: these have the
+mark `mode(NAME)`, and run in that whatever `--mode` says.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +30,35 @@ repair_interval = 1.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--engine`: which Docker engine the lab's hosts run."""
+    """`--engine`: which Docker engine the lab's hosts run. `--mode`: which networks the tests make."""
     parser.addoption("--engine", choices=ENGINES, default="debian12", help="Docker engine of the lab's hosts")
+    parser.addoption("--mode", choices=kit.MODES, default="macvlan", help="mode of the tests' networks")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Which engine is tested."""
-    return f"engine: {config.getoption('--engine', default='debian12')}"
+    """Which engine is tested, with which networks."""
+    return f"engine: {_engine(config)}, mode of networks: {_mode(config)}"
+
+
+def _engine(config: pytest.Config) -> str:
+    return str(config.getoption("--engine", default="debian12"))
+
+
+def _mode(config: pytest.Config) -> str:
+    return str(config.getoption("--mode", default="macvlan"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The mode of the test, before any of its fixtures."""
+    own = item.get_closest_marker("mode")
+    kit.CREATE.mode = own.args[0] if own else _mode(item.config)
 
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> str:
     """The engine's name. An engine that is not here fails the tests: nothing is skipped in silence."""
-    name: str = request.config.getoption("--engine", default="debian12")
+    name = _engine(request.config)
     reason = missing(name)
     if reason:
         pytest.fail(f"{reason} (packaging/bootstrap.sh engines)", pytrace=False)
@@ -48,9 +68,10 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def lab(engine: str) -> Iterator[Lab]:
+def lab(engine: str, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Three hosts and one member of etcd. What is left over is released in seconds here, not in minutes."""
     with Lab.up(hosts=3, engine=engine, settings=SETTINGS, directory=DIRECTORY, replace=True) as lab:
+        tag_default(lab, _mode(request.config))
         yield lab
     assert lab.leftovers() == []
 
@@ -66,9 +87,16 @@ def hosts(lab: Lab) -> Iterator[list[Host]]:
 def three_members(engine: str) -> Iterator[Lab]:
     """A lab of its own with three members of etcd."""
     with Lab.up(hosts=3, etcd=3, engine=engine, settings=SETTINGS, directory=f"{DIRECTORY}-3", replace=True) as lab:
+        tag_default(lab, kit.CREATE.mode)
         yield lab
         restore_and_check(lab)
     assert lab.leftovers() == []
+
+
+def tag_default(lab: Lab, mode: str) -> None:
+    """Give tenant `default` what the tests' networks need."""
+    if mode == "vxlan":
+        kit.qnet(lab.hosts[0], "tenant", "set", "default", "--vni", "auto")
 
 
 def restore_and_check(lab: Lab) -> None:
@@ -95,10 +123,12 @@ def restore_and_check(lab: Lab) -> None:
 
 
 def wipe(lab: Lab) -> None:
-    """Remove by force what was leaked."""
+    """Remove by force what was leaked; tenants stay, which nobody can leak."""
     for host in lab.hosts:
         host.plugin.kill()
-    lab.etcdctl("del", "--prefix", "/qnet/v1/", timeout=60)
+    for key in kit.records(lab, "/qnet/v1/"):
+        if not key.startswith(kit.TENANTS):
+            lab.etcdctl("del", key)
     for host in lab.hosts:
         for path in kit.files(host):
             path.unlink()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.e2e import wires
 from tests.lab.cluster import Lab
 from tests.lab.commands import Result, wait_for
 from tests.lab.host import Host
@@ -19,12 +20,43 @@ SUBNET, GATEWAY = "10.77.0.0/24", "10.77.0.1"
 UPPER_HALF = "10.77.0.128/25"
 SUBNET6, GATEWAY6 = "fd00:77::/64", "fd00:77::1"
 DUAL = ("--ipv6", "--subnet", SUBNET6, "--gateway", GATEWAY6)
-CREATE = ("network", "create", "-d", "qnet", "--ipam-driver", "qnet")
 FREE_WITHIN = 2.0  # seconds from `docker rm` until the address can be had elsewhere
 SETTLED_WITHIN = 10.0  # seconds until records agree with the engines: grace, repairs, and a slow machine
-LINKS = frozenset({"lo", "eth0", "eth1", "eth2"})
-TABLES = frozenset({"table inet qnet", "table netdev qnet_gateways"})  # of gateways; endpoints' stays, empty
 PREDEFINED = frozenset({"bridge", "host", "none"})
+
+
+@dataclass
+class Create:
+    """The words of `docker network create` for a qnet network, in the mode of the test that runs.
+
+    Another mode among the words behind these counts more.
+    """
+
+    mode: str = "macvlan"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("network", "create", "-d", "qnet", "--ipam-driver", "qnet", *self.options))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What asks for the mode; nothing for the one that is the default."""
+        return () if self.mode == "macvlan" else ("-o", f"mode={self.mode}")
+
+    @property
+    def parent(self) -> str:
+        """The link that networks stand on: the trunk, or between hosts the underlay."""
+        return "eth0" if self.mode == "vxlan" else "eth1"
+
+    @property
+    def tag(self) -> str:
+        """What a tenant needs to have networks of the mode, as an option of `qnet tenant create`."""
+        return "--vni=auto" if self.mode == "vxlan" else "--untagged"
+
+
+LINKS, links, namespaces = wires.LINKS, wires.links, wires.namespaces
+TENANTS = ("/qnet/v1/tenants/", "/qnet/v1/segments/")
+MODES = ("macvlan", "bridge", "vxlan")
+CREATE = Create()  # its mode is set before each test
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -54,9 +86,9 @@ def qnet(host: Host, *words: str, check: bool = True) -> Result:
 
 
 def tenants(host: Host, *names: str, **tags: str) -> None:
-    """Tenants from now on: those of `names` without a tag, others with an option such as `--vni=501`."""
+    """Tenants from now on: those of `names` as the mode needs them, others with an option such as `--vni=501`."""
     there = {one["name"] for one in json.loads(qnet(host, "tenant", "ls", "--json").stdout)}
-    for name, tag in (dict.fromkeys(names, "--untagged") | tags).items():
+    for name, tag in (dict.fromkeys(names, CREATE.tag) | tags).items():
         if name not in there:
             qnet(host, "tenant", "create", name, tag)
 
@@ -173,17 +205,6 @@ def named(lab: Lab, text: str, container: str, subnet: str = SUBNET, tenant: str
     )
 
 
-def links(host: Host) -> dict[str, dict[str, Any]]:
-    """The links in a host's own namespace, by name."""
-    listed = json.loads(host.exec("ip", "-j", "-d", "link").stdout)
-    return {link["ifname"]: link for link in listed}
-
-
-def namespaces(host: Host) -> set[str]:
-    """The network namespaces that a host has by name."""
-    return {line.split()[0] for line in host.exec("ip", "netns", "list").stdout.splitlines()}
-
-
 def files(host: Host) -> list[Path]:
     """What the plugin keeps of networks and endpoints on a host, and its journal."""
     state, volatile = host.node.disk / "private/var/lib/qnet", host.node.run / "qnet"
@@ -192,14 +213,11 @@ def files(host: Host) -> list[Path]:
 
 def leaks(lab: Lab) -> list[str]:
     """What is left of networks and containers in the store and on the hosts, when all were removed."""
-    kept = ("/qnet/v1/hosts/", "/qnet/v1/tenants/", "/qnet/v1/segments/")
+    kept = ("/qnet/v1/hosts/", *TENANTS)
     left = [one for one in records(lab).values() if not one.key.startswith(kept) and "/resting/" not in one.key]
     found = [f"{one.key} {one.value.decode(errors='replace')}" for one in left]
     for host in lab.hosts:
-        found += [f"{host.name}: link {name}" for name in links(host) if name not in LINKS]
-        found += [f"{host.name}: network namespace {name}" for name in namespaces(host)]
-        tables = host.exec("nft", "list", "tables").stdout.splitlines()
-        found += [f"{host.name}: {name}" for name in tables if name in TABLES]
+        found += [f"{host.name}: {what}" for what in sorted(wires.kernel(host))]
         found += [f"{host.name}: {path}" for path in files(host) if path.name != "identity"]
     return found
 

@@ -247,8 +247,9 @@ def test_hostile_texts(host: Host) -> None:
             said = must_be_refused(host, f"{path} {given}"[:100], request(path, json.dumps(body).encode()))
             assert len(said) < LONGEST, f"{path}: the answer repeats {len(said)} characters"
     body = CALLS["NetworkDriver.CreateNetwork"]
-    for option, text in itertools.product(("parent", "macvlan_mode", "mtu", "host_access", "tenant", "../x"), HOSTILE):
-        generic = {"com.docker.network.generic": {option: text}}
+    options = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant", "../x")
+    for option, text in itertools.product(options, HOSTILE):
+        generic = {"com.docker.network.generic": {"mode": kit.CREATE.mode, option: text}}
         said = must_be_refused(
             host, option, request("NetworkDriver.CreateNetwork", json.dumps({**body, "Options": generic}).encode())
         )

@@ -9,6 +9,8 @@ from tests.e2e.kit import CREATE, GATEWAY, SUBNET, links, network, pings, refuse
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
+pytestmark = pytest.mark.mode("bridge")
+
 BRIDGE = ("-o", "mode=bridge")
 
 
@@ -78,6 +80,6 @@ def test_what_cannot_be_is_refused(lab: Lab, hosts: list[Host], options: tuple[s
 
 
 def test_a_parent_serves_one_mode(hosts: list[Host]) -> None:
-    network(hosts[0], "web")
+    network(hosts[0], "web", "-o", "mode=macvlan")
     said = refused(hosts[0], *CREATE, "--subnet", "10.78.0.0/24", *BRIDGE, "more")
     assert "in mode macvlan: a link serves one mode" in said

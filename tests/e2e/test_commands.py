@@ -37,7 +37,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_three_commands_of_the_outcome(lab: Lab, hosts: list[Host]) -> None:
-    create = "network create -d qnet --ipam-driver qnet --subnet 10.77.0.0/24 --gateway 10.77.0.1 -o parent=eth1 web"
+    create = "network create -d qnet --ipam-driver qnet --subnet 10.77.0.0/24 --gateway 10.77.0.1"
+    create += f" {' '.join(CREATE.options)} -o parent={CREATE.parent} web"
     at_once(lambda host: host.docker(*shlex.split(create)), hosts)
     at_once(lambda host: host.docker(*shlex.split("run -d --network web --name aa busybox sleep 1d")), hosts)
     given = [address(host, "aa") for host in hosts]
@@ -61,15 +62,17 @@ def test_the_three_commands_of_the_outcome(lab: Lab, hosts: list[Host]) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("--subnet", SUBNET, "--gateway", GATEWAY, "-o", "parent=eth1", "-o", "mtu=1400"),
+        ("--subnet", SUBNET, "--gateway", GATEWAY, "-o", "parent=PARENT", "-o", "mtu=1400"),
         ("--subnet", SUBNET, "--internal", "-o", "tenant=blue"),
         ("--subnet", SUBNET, "--gateway", GATEWAY, *DUAL),
-        ("--subnet", SUBNET, "--aux-address", "router=10.77.0.9", "-o", "macvlan_mode=private"),
+        ("--subnet", SUBNET, "--aux-address", "router=10.77.0.9", "-o", "host_access=true"),
+        pytest.param(("--subnet", SUBNET, "-o", "macvlan_mode=private"), marks=pytest.mark.mode("macvlan")),
     ],
-    ids=["options", "internal", "dual", "auxiliary"],
+    ids=["options", "internal", "dual", "auxiliary", "macvlan_mode"],
 )
 def test_without_the_ipam_driver_docker_says_what_to_type(lab: Lab, hosts: list[Host], words: tuple[str, ...]) -> None:
     host = hosts[0]
+    words = (*CREATE.options, *(word.replace("PARENT", CREATE.parent) for word in words))
     said = refused(host, "network", "create", "-d", "qnet", *words, "web")
     command = said.partition("type: ")[2]
     assert command.startswith("docker network create -d qnet --ipam-driver qnet"), said

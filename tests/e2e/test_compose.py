@@ -36,12 +36,13 @@ services:
 networks:
   web:
     driver: qnet
-    driver_opts: {parent: eth1, mtu: "1400"}
+    driver_opts: {parent: PARENT, mode: MODE, mtu: "1400"}
     ipam:
       driver: qnet
       config: [{subnet: 10.77.0.0/24, gateway: 10.77.0.1}]
   back:
     driver: qnet
+    driver_opts: {mode: MODE}
     internal: true
     ipam: {driver: qnet}
 """
@@ -53,7 +54,7 @@ def config(tmp_path: Path) -> Path:
     if not (PLUGINS / "docker-compose").exists():
         pytest.fail("docker compose is not here: run `packaging/bootstrap.sh engines`", pytrace=False)
     (tmp_path / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": [str(PLUGINS)]}))
-    (tmp_path / "compose.yaml").write_text(FILE)
+    (tmp_path / "compose.yaml").write_text(FILE.replace("PARENT", kit.CREATE.parent).replace("MODE", kit.CREATE.mode))
     return tmp_path
 
 

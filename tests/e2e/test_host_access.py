@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.e2e.kit import (
+    CREATE,
     DUAL,
     address_records,
     attached,
@@ -121,8 +122,8 @@ def test_without_it_the_host_has_no_link(hosts: list[Host]) -> None:
 
 def test_a_network_that_could_not_be_made_leaves_no_shim(lab: Lab, hosts: list[Host]) -> None:
     network(hosts[0], "web", *ACCESS)
-    said = refused(hosts[0], "network", "create", "-d", "qnet", "--ipam-driver", "qnet", "--subnet", "10.78.0.0/30",
-                   "--gateway", "10.78.0.1", "--aux-address", "r=10.78.0.2", *ACCESS, "full")  # fmt: skip
+    words = ("--subnet", "10.78.0.0/30", "--gateway", "10.78.0.1", "--aux-address", "r=10.78.0.2", *ACCESS)
+    said = refused(hosts[0], *CREATE, *words, "full")
     assert "10.78.0.0/30 of tenant default has no address left for host_access" in said
     assert len(shims(hosts[0])) == 1
     assert address_records(lab, "10.78.0.0/30") == {}

@@ -38,18 +38,18 @@ def faulty(hosts: list[Host]) -> Iterator[list[Host]]:
     kit.at_once(lambda host: restart(host, None), hosts)
 
 
-def counted(host: Host, action: Action, name: str) -> list[str]:
+def counted(host: Host, action: Action, name: str, where: str) -> list[str]:
     """The steps that an action takes when nothing goes wrong."""
-    truth.arm(host, NEVER)
+    truth.arm(host, NEVER, where)
     done = action(host, name)
     truth.disarm(host)
     assert done.returncode == 0, done.stderr
     return truth.steps(host)
 
 
-def killed(host: Host, action: Action, name: str, step: int) -> Result:
+def killed(host: Host, action: Action, name: str, step: int, where: str) -> Result:
     """The action, with the plugin killed before a step of it and started again at once."""
-    truth.arm(host, step)
+    truth.arm(host, step, where)
     died = False
     with ThreadPoolExecutor(1) as pool:
         doing = pool.submit(action, host, name)
@@ -73,11 +73,13 @@ def each_step(
     prepare: Callable[[Host, str], object],
     action: Action,
     check: Callable[[Host, str, Result], None],
+    where: str = "request",
 ) -> None:
     """Kill before every step that an action takes, the steps shared out over the hosts; report all that went wrong."""
     prepare(hosts[0], "count")
-    names = counted(hosts[0], action, "count")
+    names = counted(hosts[0], action, "count", where)
     check(hosts[0], "count", Result([], 0, "", ""))
+    print("STEPS", len(names), *names, sep="\n")
     failed: list[str] = []
 
     def work(index: int) -> None:
@@ -86,15 +88,23 @@ def each_step(
             name = f"step{step}"
             try:
                 prepare(host, name)
-                check(host, name, killed(host, action, name, step))
+                check(host, name, killed(host, action, name, step, where))
                 truth.agrees(lab, host)
             except Exception as wrong:
-                failed.append(f"killed before step {step}, {names[step - 1]}: {wrong}")
+                failed.append(f"killed before step {step}, {truth.steps(host)[-1]}: {wrong}")
                 kit.remove_all_but(host, "web")
 
     kit.at_once(work, range(len(hosts)))
-    assert truth.duplicates(lab, hosts) == []
+    assert truth.duplicates(lab, lab.hosts) == []
     assert not failed, f"{len(failed)} of {len(names)} steps:\n" + "\n".join(failed)
+    kit.at_once(lambda host: truth.agrees(lab, host), lab.hosts)
+
+
+def reached(lab: Lab, host: Host, given: str) -> None:
+    """Containers of the next host, and the host itself, get an answer from a container."""
+    other = lab.hosts[(lab.hosts.index(host) + 1) % len(lab.hosts)]
+    wait_for(f"{given} answers {other.name}", lambda: kit.pings(other, "watcher", given, tries=1), kit.SETTLED_WITHIN)
+    assert kit.host_pings(host, given)
 
 
 def run_container(host: Host, name: str) -> Result:
@@ -104,11 +114,12 @@ def run_container(host: Host, name: str) -> Result:
 
 def test_start(lab: Lab, faulty: list[Host]) -> None:
     kit.network(faulty, "web", "-o", "host_access=true")
+    kit.at_once(lambda host: kit.run(host, "watcher"), faulty)
 
     def check(host: Host, name: str, result: Result) -> None:
         if result.returncode == 0:
             truth.agrees(lab, host)
-            assert kit.host_pings(host, kit.address(host, name))
+            reached(lab, host, kit.address(host, name))
         host.docker("rm", "-f", name)
 
     each_step(lab, faulty, lambda _host, _name: None, run_container, check)
@@ -181,3 +192,23 @@ def test_network_remove(lab: Lab, faulty: list[Host], options: tuple[str, ...]) 
             host.docker("network", "rm", name, check=False)
 
     each_step(lab, faulty, prepare, lambda host, name: host.docker("network", "rm", name, check=False), check)
+
+
+@pytest.mark.mode("vxlan")
+def test_what_is_told_of_other_hosts(lab: Lab, faulty: list[Host]) -> None:
+    """What a plugin does when it hears of others is no engine's call: networks and containers come and go there."""
+    kit.tenants(faulty[0], vnis="--vni=701")
+    host, other = faulty[:2]
+
+    def action(host: Host, name: str) -> Result:
+        kit.network(other, "web", *kit.of("vnis", "vxlan"))
+        host.docker(*kit.CREATE, *kit.of("vnis", "vxlan"), "--subnet", kit.SUBNET, "web", check=False)
+        for box in ("one", "two"):
+            kit.run(other, box)
+        kit.remove_all(other)
+        return host.docker("network", "rm", "web", check=False)
+
+    def check(host: Host, name: str, result: Result) -> None:
+        kit.remove_all(host)
+
+    each_step(lab, [host], lambda _host, _name: None, action, check, where="overlay")

@@ -18,7 +18,7 @@ SHOP = ("--ipam-opt", "tenant=shop", "-o", "tenant=shop")
 @pytest.fixture
 def shop(hosts: list[Host]) -> Iterator[list[Host]]:
     """The hosts, with a tenant that is removed in the end, when it has nothing any more."""
-    qnet(hosts[0], "tenant", "create", "shop", "--untagged", "--supernet", "10.100.0.0/16")
+    qnet(hosts[0], "tenant", "create", "shop", CREATE.tag, "--supernet", "10.100.0.0/16")
     yield hosts
     kit.at_once(kit.remove_all, hosts)
     words = ("tenant", "rm", "shop", "--yes")
@@ -59,6 +59,7 @@ def test_a_tenant_with_something_stays_as_it_is(lab: Lab, shop: list[Host]) -> N
         assert f"while it has {has[0]}" in done.stderr
 
 
+@pytest.mark.mode("macvlan")
 def test_a_kernel_without_vlans_says_so_and_keeps_nothing(lab: Lab, shop: list[Host]) -> None:
     """This kind of machine's kernel has no 802.1q; one that has it is what tests/vm is for."""
     qnet(shop[0], "tenant", "set", "shop", "--vlan", "100")

@@ -11,6 +11,8 @@ from tests.e2e.boxes import HOSTILE, Box, arrives, box
 from tests.e2e.frames import IPV4, ethernet, fragments, udp, vxlan
 from tests.lab.host import Host
 
+pytestmark = pytest.mark.mode("vxlan")
+
 PORTS = (50_000, 4789)
 VNI = 502
 TABLE = ("inet", "qnet_underlay")
@@ -53,7 +55,8 @@ def in_fragments(evil: Box, victim: Box, mark: bytes) -> list[bytes]:
 def test_packets_from_the_underlay_arrive_only_without_the_rules(
     hosts: list[Host], victim: Box, friend: Box, wrap: Wrap
 ) -> None:
-    kit.network(hosts[2], "under", "-o", "parent=eth0", subnet="10.98.0.0/24", gateway="10.98.0.1")
+    options = ("-o", "mode=macvlan", "-o", "parent=eth0")
+    kit.network(hosts[2], "under", *options, subnet="10.98.0.0/24", gateway="10.98.0.1")
     evil = box(hosts[2], "evil", *HOSTILE, on="under")
     assert not arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)
     hosts[0].exec("nft", "delete", "table", *TABLE)

@@ -9,6 +9,8 @@ from tests.e2e.kit import links, network, pings, refused, run
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
+pytestmark = pytest.mark.mode("vxlan")
+
 VNIS = {"vx1": 501, "vx2": 502}
 
 
@@ -105,9 +107,9 @@ def test_the_host_reaches_its_containers_and_those_of_others_reach_it(lab: Lab, 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (vxlan("default"), "tenant default has no VNI, which mode=vxlan needs: qnet tenant set default --vni auto"),
+        (vxlan("plain"), "tenant plain has no VNI, which mode=vxlan needs: qnet tenant set plain --vni auto"),
         (
-            ("-o", "tenant=vx1", "--ipam-opt", "tenant=vx1"),
+            kit.of("vx1", "macvlan"),
             "tenant vx1 has VNI 501 and no VLAN, so a network of mode macvlan would be without its tag",
         ),
         (vxlan("vx1", "-o", "parent=eth1"), "parent eth1 has no address, from which VXLAN packets would leave"),
@@ -117,5 +119,6 @@ def test_the_host_reaches_its_containers_and_those_of_others_reach_it(lab: Lab, 
     ],
 )
 def test_what_cannot_be_is_refused(lab: Lab, hosts: list[Host], options: tuple[str, ...], says: str) -> None:
+    kit.tenants(hosts[0], plain="--untagged")
     said = refused(hosts[0], *kit.CREATE, "--subnet", kit.SUBNET, "--gateway", kit.GATEWAY, *options, "web")
     assert says in said

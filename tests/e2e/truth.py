@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.e2e import kit
+from tests.e2e import kit, wires
+from tests.e2e.wires import Wired
 from tests.lab.cluster import Lab
 from tests.lab.commands import wait_for
 from tests.lab.host import Host
@@ -17,10 +19,12 @@ RUNNING = ("running", "paused", "restarting")
 
 @dataclass(frozen=True, slots=True)
 class Has:
-    """What the engine has on qnet networks: endpoint ids by address, addresses asked for by stopped containers."""
+    """What the engine has on qnet networks: endpoint ids by address, their networks by those, addresses asked for by
+    stopped containers."""
 
     networks: dict[str, dict[str, Any]]
     endpoints: dict[str, str]
+    places: dict[str, str]
     asked: frozenset[str]
 
 
@@ -30,15 +34,16 @@ def engine_has(host: Host) -> Has:
     _, boxes = call(host.docker_socket, "GET", "/containers/json?all=1", timeout=60)
     own = {net["Id"]: net for net in networks if net["Driver"] == "qnet"}
     names = {net["Name"] for net in own.values()}
-    endpoints, asked = {}, set()
+    endpoints, places, asked = {}, {}, set()
     for box in boxes:
         for name, end in box["NetworkSettings"]["Networks"].items():
             wanted = (end.get("IPAMConfig") or {}).get("IPv4Address")
             if name in names and box["State"] in RUNNING:
                 endpoints[end["IPAddress"]] = end["EndpointID"]
+                places[end["EndpointID"]] = end["NetworkID"]
             elif name in names and box["State"] != "created" and wanted:
                 asked.add(wanted)
-    return Has(own, endpoints, frozenset(asked))
+    return Has(own, endpoints, places, frozenset(asked))
 
 
 def differences(lab: Lab, host: Host) -> list[str]:
@@ -69,14 +74,31 @@ def differences(lab: Lab, host: Host) -> list[str]:
     compare("endpoints on disk", kept["endpoints"], set(has.endpoints.values()))
     journal = host.node.disk / "private/var/lib/qnet/releases.journal"
     compare("journal", journal.read_text() if journal.exists() else "", "")
-    names = [name for name in kit.links(host) if name not in kit.LINKS]
-    shims = {f"qh-{one}"[:15] for one, net in has.networks.items() if net["Options"].get("host_access") == "true"}
-    bridged = [one for one, net in has.networks.items() if net["Options"].get("mode") == "bridge"]
-    gateways = [one for one in bridged if has.networks[one]["Options"].get("nat") == "true"]
-    routed = {f"{prefix}-{one}"[:15] for one in gateways for prefix in ("qr", "qu")}
-    compare("links", set(names), shims | routed | ({"qb-eth1"} if bridged else set()))
-    compare("namespaces", kit.namespaces(host), {f"qnet-{one[:12]}" for one in gateways})
+    wired = [_wired(store, has, network) for network in has.networks]
+    compare("kernel", wires.kernel(host), set().union(*(one.kernel() for one in wired)))
+    vnis = {one.vni: one.options.get("tenant", "default") for one in wired if one.mode == "vxlan"}
+    entered = {key for key in store if key.startswith("/qnet/v1/vteps/") and key.endswith(f"/{host.name}")}
+    compare("VNIs", entered, {f"/qnet/v1/vteps/{vni}/{host.name}" for vni in vnis})
+    for vni, tenant in vnis.items():
+        compare(f"entries of VNI {vni}", wires.heard(host, vni), _told(store, host, vni, tenant))
     return found
+
+
+def _wired(store: Mapping[str, kit.Record], has: Has, network: str) -> Wired:
+    options: Mapping[str, str] = has.networks[network]["Options"]
+    tenant = store.get(f"/qnet/v1/tenants/{options.get('tenant', 'default')}")
+    ends = tuple(endpoint for endpoint, place in has.places.items() if place == network)
+    return Wired(network, options, tenant.fields.get("vni", 0) if tenant else 0, ends)
+
+
+def _told(store: Mapping[str, kit.Record], host: Host, vni: int, tenant: str) -> set[str]:
+    """What a host's link must know by the records."""
+    prefix = f"/qnet/v1/vteps/{vni}/"
+    vteps = {key.removeprefix(prefix): one.fields["address"] for key, one in store.items() if key.startswith(prefix)}
+    vteps.pop(host.name, None)
+    contents = [one for one in store.values() if one.key.startswith(f"/qnet/v1/contents/{tenant}/")]
+    addresses = [one for one in contents if "/address/" in one.key and one.fields.get("mac")]
+    return wires.told(vteps, ((one.key.rpartition("/")[2], one.fields["mac"], one.fields["host"]) for one in addresses))
 
 
 def agrees(lab: Lab, host: Host, within: float = kit.SETTLED_WITHIN) -> None:
@@ -105,11 +127,11 @@ def steps(host: Host) -> list[str]:
     return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
-def arm(host: Host, kill_at: int) -> None:
-    """Let the faulty plugin of a host count its steps, and die before one of them."""
+def arm(host: Host, kill_at: int, where: str = "request") -> None:
+    """Let the faulty plugin of a host count its steps, for the engine or in another thread, and die before one."""
     (host.node.run / "qnet-fault.steps").unlink(missing_ok=True)
     fresh = host.node.run / "qnet-fault.new"
-    fresh.write_text(json.dumps({"kill_at": kill_at}))
+    fresh.write_text(json.dumps({"kill_at": kill_at, "in": where}))
     fresh.rename(host.node.run / "qnet-fault.json")
 
 

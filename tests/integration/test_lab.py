@@ -130,6 +130,18 @@ def test_partition_drops_in_silence_and_heal_restores(hosts: list[Host]) -> None
     assert hosts[0].exec(*probe, check=False).returncode == 0
 
 
+def test_a_cut_from_etcd_lets_other_packets_pass(hosts: list[Host]) -> None:
+    asks = ("etcdctl", "--endpoints=10.99.0.11:2379", "--command-timeout=2s", "endpoint", "status")
+    api = {"ETCDCTL_API": "3"}
+    assert hosts[1].exec(*asks, env=api, check=False).returncode == 0
+    hosts[1].partition("etcd")
+    assert hosts[1].status().state == "partitioned from etcd"
+    assert hosts[1].exec(*asks, env=api, check=False).returncode != 0
+    assert hosts[1].exec("ping", "-c", "1", "-W", "1", "10.99.0.11", check=False).returncode == 0
+    hosts[1].heal()
+    assert hosts[1].exec(*asks, env=api, check=False).returncode == 0
+
+
 def test_kill_and_start_is_a_reboot(hosts: list[Host]) -> None:
     host = hosts[2]
     start_macvlan(host, "10.66.0.3")

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from tests.lab.cluster import Lab
 from tests.lab.engine import client_argv, client_env
-from tests.lab.fabric import ALIASES, SEGMENTS
+from tests.lab.fabric import CUTS
 from tests.lab.host import Host
 from tests.lab.image import NAMES
 from tests.lab.model import ENGINES, LabError, Shape
@@ -144,7 +144,7 @@ _on_host("heal", Host.heal, "is connected", "End HOST's partitions.")
 
 @main.command()
 @click.argument("host")
-@click.option("--from", "segment", type=click.Choice([*ALIASES, *SEGMENTS]), default="etcd", show_default=True)
+@click.option("--from", "segment", type=click.Choice(list(CUTS)), default="etcd", show_default=True)
 def partition(host: str, segment: str) -> None:
     """Cut HOST off without a word: from etcd (its eth0), or from the tenants' trunk (eth1)."""
     _host(host).partition(segment)

@@ -1,8 +1,8 @@
 """The network between the hosts: a namespace of its own with two bridges, and a set of ports cut off.
 
-`mgmt` is the underlay (eth0: etcd), `trunk` the shared segment of the tenants (eth1). Every host has eth2 as
+`mgmt` is the underlay (eth0: etcd, VXLAN), `trunk` the shared segment of the tenants (eth1). Every host has eth2 as
 well, down and connected to nothing. A cut drops frames between bridge ports without a word, as a broken
-switch would: the links stay up and open connections hang.
+switch would: the links stay up and open connections hang. A cut from `etcd` is one of `mgmt` that VXLAN passes.
 """
 
 from __future__ import annotations
@@ -14,29 +14,25 @@ from tests.lab.model import LabError, Layout, Node
 from tests.lab.namespaces import NETNS, add_netns, delete_netns, set_sysctls
 
 SEGMENTS = {"mgmt": "m", "trunk": "t"}
-ALIASES = {"etcd": "mgmt"}
+CUTS = {"etcd": "no_tcp", "mgmt": "cut", "trunk": "cut"}  # by the names of sets of ports
 
 _CUTS = """
 table bridge qlab {
     set cut { type ifname; }
+    set no_tcp { type ifname; }
     chain forward {
         type filter hook forward priority 0; policy accept;
         iifname @cut drop
         oifname @cut drop
+        iifname @no_tcp ip protocol tcp drop
+        oifname @no_tcp ip protocol tcp drop
     }
 }
 """
 
 
 def _port(segment: str, node: Node) -> str:
-    return f"{SEGMENTS[segment]}{node.index}"
-
-
-def _segment(name: str) -> str:
-    segment = ALIASES.get(name, name)
-    if segment not in SEGMENTS:
-        raise LabError(f"no segment {name!r}: there are {', '.join([*SEGMENTS, *ALIASES])}")
-    return segment
+    return f"{SEGMENTS['mgmt' if segment == 'etcd' else segment]}{node.index}"
 
 
 class Fabric:
@@ -91,23 +87,22 @@ class Fabric:
             run(["ip", "-n", self.netns, "link", "delete", port], check=False)
 
     def cut(self, node: Node, segment: str) -> None:
-        """Drops every frame to and from the host on one segment."""
-        self._nft(f"add element bridge qlab cut {{ {_port(_segment(segment), node)} }}")
+        """Drops every frame to and from the host on one segment, see `CUTS`."""
+        if segment not in CUTS:
+            raise LabError(f"no segment {segment!r}: there are {', '.join(CUTS)}")
+        self._nft(f"add element bridge qlab {CUTS[segment]} {{ {_port(segment, node)} }}")
 
     def heal(self, node: Node) -> None:
         """Ends all cuts of a host."""
-        for port in sorted(self._cuts() & set(self._ports(node))):
-            self._nft(f"delete element bridge qlab cut {{ {port} }}")
+        for segment in self.cut_segments(node):
+            self._nft(f"delete element bridge qlab {CUTS[segment]} {{ {_port(segment, node)} }}")
 
     def cut_segments(self, node: Node) -> list[str]:
         """The segments that the host is cut off from."""
-        cuts = self._cuts()
-        return [name for name in SEGMENTS if _port(name, node) in cuts]
-
-    def _cuts(self) -> set[str]:
-        listed = run(["nsenter", f"--net={NETNS / self.netns}", "nft", "-j", "list", "set", "bridge", "qlab", "cut"])
+        listed = run(["nsenter", f"--net={NETNS / self.netns}", "nft", "-j", "list", "sets", "bridge"])
         sets = [entry["set"] for entry in json.loads(listed.stdout)["nftables"] if "set" in entry]
-        return {element for entry in sets for element in entry.get("elem", [])}
+        ports = {entry["name"]: entry.get("elem", []) for entry in sets}
+        return [name for name, cut in CUTS.items() if _port(name, node) in ports[cut]]
 
     def _ip(self, lines: list[str]) -> None:
         run(["ip", "-n", self.netns, "-batch", "-"], stdin="\n".join(lines))

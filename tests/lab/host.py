@@ -137,7 +137,7 @@ class Host:
         self.start()
 
     def partition(self, segment: str = "mgmt") -> None:
-        """Drops all frames to and from this host: on `mgmt` (alias `etcd`) or on `trunk`."""
+        """Drops all frames to and from this host: on `mgmt`, on `trunk`, or from `etcd` only."""
         self._require_up()
         self._fabric.cut(self.node, segment)
 

@@ -166,6 +166,7 @@ def test_records_survive_a_restart_and_damage_is_passed_over(tmp_path: Path) -> 
     again = Repository(tmp_path / "state", tmp_path / "run")
     assert again.networks.all() == (network(),)
     assert [endpoint.id for endpoint in again.endpoints_of("a" * 64)] == ["e1"]
+    assert list(tmp_path.rglob("*.new")) == []
 
 
 class Engine:

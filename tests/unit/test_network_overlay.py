@@ -13,7 +13,7 @@ from plugins.network import rules
 from plugins.network.forwarding import Box, Table, difference
 from plugins.network.overlay import Overlay, Segment
 from qnet import schema
-from qnet.errors import InvalidRequest
+from qnet.errors import InvalidRequest, Unavailable
 from qnet.schema import AddressRecord, VtepRecord
 from qnet.store.memory import MemoryStore
 from qnet.tenants import Change
@@ -146,13 +146,39 @@ def test_what_the_kernel_lost_or_has_too_much_is_put_right(world: World) -> None
 
 
 def test_a_host_withdraws_what_an_earlier_process_left(world: World) -> None:
-    store, _, _, make = world
+    store, _, filters, make = world
     for vni in (501, 7):
         for host in ("host1", "host2"):
             store.put(schema.vtep_key(vni, host), schema.encode(VtepRecord(address="10.99.0.11")))
+    filters.vnis = {501: frozenset(), 7: frozenset()}
     make("host1").sync({501: SEGMENT})
     left = {kv.key for kv in store.range(schema.VTEPS).kvs}
     assert left == {schema.vtep_key(501, "host1"), schema.vtep_key(501, "host2"), schema.vtep_key(7, "host2")}
+    assert set(filters.vnis) == {501}
+    make("host1").sync({})
+    assert filters.vnis == {}
+
+
+def test_what_could_not_be_withdrawn_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _, filters, make = world
+    store.put(schema.vtep_key(7, "host1"), schema.encode(VtepRecord(address="10.99.0.11")))
+    filters.vnis = {7: frozenset()}
+    overlay = make("host1")
+
+    def away(*_: object) -> None:
+        raise Unavailable("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "range", away)
+        with pytest.raises(Unavailable):
+            overlay.sync({})
+    with monkeypatch.context() as broken:
+        broken.setattr(filters, "underlay", away)
+        overlay.sync({})
+        assert store.get(schema.vtep_key(7, "host1")), "the rules are still there, and so is what tells of them"
+    overlay.sync({})
+    assert store.get(schema.vtep_key(7, "host1")) is None
+    assert filters.vnis == {}
 
 
 @pytest.fixture
