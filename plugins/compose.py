@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from flask import Flask
+from prometheus_client import REGISTRY
 
 import plugins.ipam.api
 import plugins.network.api
@@ -27,7 +28,10 @@ from plugins.ipam.service import Service as Ipam
 from plugins.ipam.uses import Carving, Uses
 from plugins.network.filters import Filters
 from plugins.network.guards import Guards
+from plugins.network.limits import Limits
 from plugins.network.links import Links
+from plugins.network.meter import Meter
+from plugins.network.qdiscs import Qdiscs
 from plugins.network.repair import Repair as NetworkRepair
 from plugins.network.repository import Registry
 from plugins.network.repository import Repository as Networks
@@ -69,16 +73,20 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     networks, registry = Networks(state_dir, run_dir), Registry(store, host)
     filters = Filters()
     segments = Segments(networks, links, filters, tenants)
-    network = Network(networks, registry, links, filters, endpoints, segments, config.network.parent)
+    limits, meter = Limits(store, host, networks, tenants, poke.set), Meter(networks, registry, filters)
+    guards = Guards(networks, filters, links, Qdiscs(), limits, meter)
+    network = Network(networks, registry, links, guards, endpoints, segments, config.network.parent)
+
+    def online() -> None:
+        host_name.claim()
+        limits.follow()
 
     grace = config.ipam.grace
     loop = RepairLoop(
         engine,
         AddressRepair(addresses, uses, ipam, journal, InProgress(engine), now, grace),
-        NetworkRepair(
-            networks, registry, network, segments, Guards(networks, filters), links, InProgress(engine), grace
-        ),
-        host_name.claim,
+        NetworkRepair(networks, registry, network, segments, guards, links, InProgress(engine), grace),
+        online,
         poke,
         config.ipam.repair_interval,
     )
@@ -86,9 +94,12 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     plugins.network.api.register(plugin, network)
     plugins.ipam.api.register(plugin, ipam)
     loop.start()
+    REGISTRY.register(meter)
 
     def stop() -> None:
+        REGISTRY.unregister(meter)
         loop.stop()
+        limits.close()
         ipam.close()
         store.close()
 

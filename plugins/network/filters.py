@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -29,18 +31,26 @@ class Filters:
         self._nft(rules.shield(bridge), f"keep the host off {bridge}")
 
     def chains(self) -> frozenset[str]:
-        """The devices whose rules are in force, or would be if the device were there."""
+        """The chains that are in force, or would be if their devices were there."""
+        return frozenset(chain["name"] for chain in self._list("chain", "chains", "netdev"))
+
+    def counters(self) -> Mapping[str, tuple[int, int]]:
+        """What every counter has, in packets and bytes."""
+        listed = self._list("counter", "counters", "netdev")
+        return {counter["name"]: (counter["packets"], counter["bytes"]) for counter in listed}
+
+    @staticmethod
+    def _list(kind: str, *what: str) -> list[dict[str, Any]]:
+        """Things of our table. Raises Unavailable."""
         try:
-            done = subprocess.run(
-                ["nft", "-j", "list", "chains", "netdev"], capture_output=True, text=True, timeout=TIMEOUT, check=True
-            )
+            command = ["nft", "-j", "list", *what]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
         except FileNotFoundError:
-            return frozenset()
+            return []
         except (OSError, subprocess.SubprocessError) as error:
-            raise Unavailable(f"cannot list the packet filter's chains: {error}") from error
-        listed = msgspec.json.decode(done.stdout)["nftables"]
-        chains = (entry["chain"] for entry in listed if "chain" in entry)
-        return frozenset(chain["name"] for chain in chains if chain["table"] == rules.TABLE)
+            raise Unavailable(f"cannot list the packet filter's {kind}s: {error}") from error
+        listed = (entry[kind] for entry in msgspec.json.decode(done.stdout)["nftables"] if kind in entry)
+        return [thing for thing in listed if thing["table"] == rules.TABLE]
 
     @staticmethod
     def _nft(script: str, what: str) -> None:

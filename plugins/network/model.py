@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from plugins.network.terms import Limits, Terms, network_limits
 from qnet.errors import InvalidRequest
 from qnet.tenants import DEFAULT, parse_tenant
 
@@ -16,7 +17,7 @@ MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
 ModeName: TypeAlias = Literal["macvlan", "bridge"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
-OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant")
+OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "tenant", "egress", "ingress")
 MIN_MTU = {4: 68, 6: 1280}
 MAX_MTU = 65535
 
@@ -56,6 +57,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     mode: ModeName = "macvlan"
     bridge: str = ""
     spoof_check: bool = True
+    limits: Limits = Limits()
 
     def subnet_of(self, address: str) -> str:
         """The subnet of the network that an address is in.
@@ -71,7 +73,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths."""
+    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths. `limits` are those that
+    it was made with, `terms` what is in force."""
 
     v: int = 1
     id: str
@@ -79,6 +82,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     mac: str
     joined: bool = False
+    limits: Limits = Limits()
+    terms: Terms = Terms()
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -94,6 +99,7 @@ class Ask(msgspec.Struct, frozen=True):
     host_access: bool
     mode: ModeName = "macvlan"
     spoof_check: bool = True
+    limits: Limits = Limits()
 
 
 def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
@@ -154,6 +160,7 @@ def parse_ask(network: str, options: Mapping[str, Any], subnets: Sequence[Subnet
         mtu=_mtu(given.get("mtu", "0"), subnets),
         internal=internal,
         host_access=host_access,
+        limits=network_limits(given),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan
@@ -56,6 +56,9 @@ class Kernel(Protocol):
     def add_bridge(self, bridge: Bridge) -> bool:
         """Make a bridge over a link, down, if it is not there; returns whether it was made."""
 
+    def add_ifb(self, name: str, device: str) -> None:
+        """Make an ifb for the frames of a device, if it is not there."""
+
     def bring_up(self, name: str) -> None:
         """Let frames flow over a link."""
 
@@ -82,4 +85,17 @@ class Filters(Protocol):
         """Keep the host itself off a bridge."""
 
     def chains(self) -> frozenset[str]:
-        """The devices that there are rules for."""
+        """The chains that there are."""
+
+    def counters(self) -> Mapping[str, tuple[int, int]]:
+        """What every counter has, in packets and bytes."""
+
+
+class Qdiscs(Protocol):
+    """What the driver needs of the kernel's traffic control (`plugins.network.qdiscs.Qdiscs`)."""
+
+    def speeds(self) -> Mapping[str, int]:
+        """What devices are held to, in bytes of frames per second; 0 for an ifb that is held to none."""
+
+    def limit(self, device: str, speed: int) -> None:
+        """Hold what a device is given to so many bytes of frames per second; 0: to none."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from plugins.network import plan
+from plugins.network.guards import Guards
 from plugins.network.model import (
     Endpoint,
     Network,
@@ -22,11 +23,12 @@ from plugins.network.model import (
     parse_ask,
     parse_options,
 )
-from plugins.network.modes import MODES
+from plugins.network.modes import MODES, WATCHED
 from plugins.network.plan import Veth
-from plugins.network.ports import Addresses, Filters, Kernel
+from plugins.network.ports import Addresses, Kernel
 from plugins.network.repository import Registry, Repository
 from plugins.network.segments import Segments
+from plugins.network.terms import endpoint_limits, refuse
 from qnet.engine import ADDRESS_SPACE
 from qnet.errors import Conflict, InvalidRequest, Unavailable
 
@@ -50,7 +52,7 @@ class Service:
         repository: Repository,
         registry: Registry,
         kernel: Kernel,
-        filters: Filters,
+        guards: Guards,
         addresses: Addresses,
         segments: Segments,
         parent: str,
@@ -58,7 +60,7 @@ class Service:
         self._repository = repository
         self._registry = registry
         self._kernel = kernel
-        self._filters = filters
+        self._guards = guards
         self._addresses = addresses
         self._segments = segments
         self._parent = parent
@@ -85,6 +87,8 @@ class Service:
         ask = parse_ask(network, options, subnets, self._parent)
         if not ask.subnets:
             raise InvalidRequest("a qnet network has at least one subnet, IPv4 or IPv6")
+        if ask.limits and ask.mode not in WATCHED:
+            raise refuse(ask.mode, WATCHED)
         for entry in ask.subnets:
             self._addresses.check_pool(ask.tenant, entry.subnet)
         with self._locks[network], ExitStack() as undo:
@@ -132,9 +136,9 @@ class Service:
             InvalidRequest, Conflict, Unavailable
         """
         known = self._repository.network(network)
-        for option in options:
-            if not option.startswith("com.docker."):
-                raise InvalidRequest(f"--driver-opt {option[:64]}: a qnet endpoint has no options")
+        limits = endpoint_limits(options)
+        if limits and known.mode not in WATCHED:
+            raise refuse(known.mode, WATCHED)
         if not addresses:
             raise InvalidRequest(f"endpoint {endpoint[:12]} has no address")
         check_mac(mac)
@@ -144,7 +148,8 @@ class Service:
             if known.macvlan_mode == "passthru" and others:
                 raise Conflict(f"network {network[:12]} is in mode passthru: its one container has {known.parent}")
             undo.callback(self._repository.endpoints.remove, endpoint)
-            made = Endpoint(id=endpoint, network=network, addresses=tuple(addresses), mac=mac)
+            made = Endpoint(id=endpoint, network=network, addresses=tuple(addresses), mac=mac, limits=limits)
+            made = self._guards.start(known, made)
             self._repository.endpoints.save(made)
             mac = self._addresses.bind(known.tenant, places, network, endpoint, mac)
             self._repository.endpoints.save(msgspec.structs.replace(made, mac=mac))
@@ -160,8 +165,8 @@ class Service:
             undo.callback(self._kernel.delete, link.name)
             self._kernel.add(link)
             if guard is not None:
-                undo.callback(self._filters.remove, guard.device)
-                self._filters.apply(guard)
+                undo.callback(self._guards.drop, endpoint)
+                self._guards.put(guard)
             if isinstance(link, Veth):
                 self._kernel.attach(link)
             self._repository.endpoints.save(msgspec.structs.replace(made, joined=True))
@@ -182,8 +187,8 @@ class Service:
         made = self._repository.endpoints.get(endpoint)
         known = self._repository.networks.get(made.network) if made else None
         self._kernel.delete(plan.endpoint_link(endpoint))
-        if made and known and MODES[known.mode].guard(known, made):
-            self._filters.remove(plan.endpoint_link(endpoint))
+        if made and known and known.mode in WATCHED:
+            self._guards.drop(endpoint)
         self._repository.endpoints.remove(endpoint)
 
     def oper_info(self, endpoint: str) -> dict[str, str]:

@@ -16,7 +16,9 @@ from plugins.network.plan import Bridge, Guard, Macvlan, Veth
 
 
 class Mode(Protocol):
-    """What the driver asks of a mode."""
+    """What the driver asks of a mode. `watched`: `guard` names a device, so that limits and counters are possible."""
+
+    watched: bool
 
     def segment(self, network: Network) -> Bridge | None:
         """What the endpoints of a network are joined by on this host, beside the link it stands on."""
@@ -25,10 +27,11 @@ class Mode(Protocol):
         """The link of an endpoint."""
 
     def guard(self, network: Network, endpoint: Endpoint) -> Guard | None:
-        """What an endpoint may send; None: the host has no device of its own to watch it at."""
+        """What an endpoint is held to; None: the host has no device of its own to watch it at."""
 
     def own(self, network: Network) -> Macvlan | Veth:
         """The link by which the host itself is on a network."""
 
 
 MODES: Mapping[str, Mode] = {"macvlan": MacvlanMode(), "bridge": BridgeMode()}
+WATCHED = tuple(name for name, mode in MODES.items() if mode.watched)

@@ -9,6 +9,8 @@ from plugins.network.plan import Bridge, Guard, Macvlan, endpoint_link, own_link
 class MacvlanMode:
     """See `plugins.network.modes.Mode`."""
 
+    watched = False
+
     def segment(self, network: Network) -> Bridge | None:
         """The parent is all there is."""
 
