@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from flask import Flask
+from prometheus_client import REGISTRY
 
 import plugins.ipam.api
 import plugins.network.api
@@ -29,11 +30,14 @@ from plugins.network.announce import Announcer
 from plugins.network.filters import Filters
 from plugins.network.gateway import Gateways
 from plugins.network.guards import Guards
+from plugins.network.limits import Limits
 from plugins.network.links import Links
+from plugins.network.meter import Meter
 from plugins.network.namespaces import Namespaces
 from plugins.network.overlay import Overlay
 from plugins.network.packets import Packets
 from plugins.network.probe import Prober
+from plugins.network.qdiscs import Qdiscs
 from plugins.network.repair import Repair as NetworkRepair
 from plugins.network.repository import Registry
 from plugins.network.repository import Repository as Networks
@@ -81,16 +85,20 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     gateways = Gateways(networks, links, Namespaces(), filters)
     wires = config.network
     segments = Segments(networks, links, filters, tenants, overlay, gateways, wires.parents)
-    network = Network(networks, registry, links, filters, endpoints, segments, announcer, wires.parent, wires.underlay)
+    limits, meter = Limits(store, host, networks, tenants, poke.set), Meter(networks, registry, filters)
+    guards = Guards(networks, filters, links, Qdiscs(), limits, meter)
+    network = Network(networks, registry, links, guards, endpoints, segments, announcer, wires.parent, wires.underlay)
+
+    def online() -> None:
+        host_name.claim()
+        limits.follow()
 
     grace = config.ipam.grace
     loop = RepairLoop(
         engine,
         AddressRepair(addresses, uses, ipam, journal, InProgress(engine), now, grace),
-        NetworkRepair(
-            networks, registry, network, segments, Guards(networks, filters), links, InProgress(engine), grace
-        ),
-        host_name.claim,
+        NetworkRepair(networks, registry, network, segments, guards, links, InProgress(engine), grace),
+        online,
         poke,
         config.ipam.repair_interval,
     )
@@ -99,10 +107,13 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     plugins.ipam.api.register(plugin, ipam)
     announcer.start()
     loop.start()
+    REGISTRY.register(meter)
 
     def stop() -> None:
+        REGISTRY.unregister(meter)
         loop.stop()
         overlay.close()
+        limits.close()
         ipam.close()
         store.close()
 

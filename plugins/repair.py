@@ -28,14 +28,14 @@ class RepairLoop:
         engine: Engine,
         addresses: AddressRepair,
         networks: NetworkRepair,
-        claim_name: Callable[[], None],
+        online: Callable[[], None],
         poke: threading.Event,
         interval: float,
     ) -> None:
         self._engine = engine
         self._addresses = addresses
         self._networks = networks
-        self._claim_name = claim_name
+        self._online = online
         self._poke = poke
         self._interval = interval
         self._stop = threading.Event()
@@ -77,7 +77,7 @@ class RepairLoop:
 
     def _once(self) -> None:
         self._networks.local()
-        self._claim_name()
+        self._online()
         seen: list[EngineView] = []
 
         def view() -> EngineView:

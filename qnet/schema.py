@@ -20,6 +20,7 @@ NETWORKS = ROOT + "networks/"
 TENANTS = ROOT + "tenants/"
 SEGMENTS = ROOT + "segments/"
 VTEPS = ROOT + "vteps/"
+LIMITS = ROOT + "limits/"
 
 ADDRESS = "address/"
 RESTING = "resting/"
@@ -33,6 +34,7 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """`tenants/NAME`: who owns networks. `vlan` or `vni` 0: it has none. `max_*` 0: no limit.
 
     `supernets` are what its subnets must lie in, and are carved from. `trusted` ones may take a parent for themselves.
+    `egress` and `ingress` are its endpoints' limits where nothing else is said, in bits per second.
     """
 
     v: int = 1
@@ -44,6 +46,8 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     max_addresses: int = 0
     max_networks: int = 0
     trusted: bool = False
+    egress: int = 0
+    ingress: int = 0
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +155,19 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     nat: bool = False
 
 
+class LimitRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`limits/ENDPOINT`: limits of a running endpoint in bits per second, over those that it was made with.
+
+    0: none; None: as it was made. Deleted by its `host` with the endpoint.
+    """
+
+    v: int = 1
+    host: str
+    since: str
+    egress: int | None = None
+    ingress: int | None = None
+
+
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 _encoder = msgspec.json.Encoder()
@@ -235,6 +252,11 @@ def mac_key(tenant: str, mac: str) -> str:
 def host_key(host: str) -> str:
     """Where a HostRecord stands."""
     return HOSTS + host
+
+
+def limit_key(endpoint: str) -> str:
+    """Where a LimitRecord stands."""
+    return LIMITS + endpoint
 
 
 def tenant_contents_prefix(tenant: str) -> str:

@@ -64,6 +64,8 @@ class Change:
     max_addresses: int | None = None
     max_networks: int | None = None
     trusted: bool | None = None
+    egress: int | None = None
+    ingress: int | None = None
 
 
 class Tenants:
@@ -196,8 +198,9 @@ class Tenants:
                 if number < 0:
                     raise InvalidRequest(f"{name} {number}: a number of 1 or more, or 0 for no limit")
                 fields[name] = number
-        if change.trusted is not None:
-            fields["trusted"] = change.trusted
+        for name in ("trusted", "egress", "ingress"):
+            if getattr(change, name) is not None:
+                fields[name] = getattr(change, name)
         return msgspec.structs.replace(record, **fields)
 
     def _free(self, kind: SegmentKind) -> int:

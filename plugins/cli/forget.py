@@ -10,7 +10,7 @@ from plugins.ipam.admin import Admin
 from plugins.ipam.model import parse_subnet
 from qnet import schema
 from qnet.errors import Conflict
-from qnet.schema import PoolRecord
+from qnet.schema import LimitRecord, PoolRecord
 from qnet.store.base import Delete, KeyValue, Store, Txn, unchanged
 
 
@@ -45,6 +45,9 @@ class Forget:
             released[f"{pool.tenant}/{pool.subnet}"] = self._release_all(pool, host)
             used += self._admin.drop_use(pool, host)
         networks = self._withdraw(host)
+        for kv in self._store.range(schema.LIMITS).kvs:
+            if schema.decode(kv.value, LimitRecord, kv.key).host == host:
+                self._delete(kv, host)
         return Forgotten(host, self._delete_claim(host), dict(+released), used, networks)
 
     def _release_all(self, pool: PoolRecord, host: str) -> int:

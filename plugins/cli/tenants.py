@@ -10,11 +10,22 @@ import click
 from plugins.cli.output import confirm, human, json_option, show_fields, show_json, show_table, yes_option
 from plugins.cli.session import Session, pass_session
 from qnet.errors import InvalidRequest
+from qnet.rates import parse_rate, show_rate
 from qnet.schema import TenantRecord
 from qnet.store.base import Store
 from qnet.tenants import AUTO, Change, Tenants
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+class Rate(click.ParamType[int]):
+    """A rate of traffic as tc(8) writes it, or `none`."""
+
+    name = "RATE|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bits per second; 0 for none."""
+        return value if isinstance(value, int) else parse_rate(value, f"--{param.name}" if param else "rate")
 
 
 class Tag(click.ParamType[int]):
@@ -46,6 +57,8 @@ def change_options(command: CommandT) -> CommandT:
         ),
         click.option("--max-addresses", type=click.IntRange(0), help="0: no limit."),
         click.option("--max-networks", type=click.IntRange(0), help="0: no limit."),
+        click.option("--egress", type=Rate(), help="What each of its endpoints may send, if nothing else is said."),
+        click.option("--ingress", type=Rate(), help="What each of its endpoints gets, if nothing else is said."),
         click.option("--trusted/--untrusted", default=None, help="Whether it may have a parent for itself (passthru)."),
     ):
         command = option(command)
@@ -123,6 +136,7 @@ def inspect(session: Session, name: str, as_json: bool) -> None:
     titles = ("VLAN", "VNI", "Supernets", "Addresses", "Networks")
     show_fields([("Tenant", record.name), ("Since", record.since), *zip(titles, cells, strict=True)])
     show_fields([("Trusted", "yes: it may have a parent for itself" if record.trusted else "")])
+    show_fields([(name.title(), show_rate(getattr(record, name))) for name in ("egress", "ingress")])
     for thing in has or ("nothing",):
         show_fields([("Has", thing)])
 

@@ -27,16 +27,32 @@ def request(path: str, method: str, url: str, timeout: float) -> dict[str, Any]:
     Raises:
         Unavailable: it does not answer, or something else.
     """
+    text = _answer(path, method, url, timeout)
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise Unavailable(f"no answer to {url}: {str(error).lower()}") from error
+    if not isinstance(body, dict):
+        raise Unavailable(f"{url} answers 200: {text[:200]}")
+    return body
+
+
+def read(path: str, url: str, timeout: float) -> str:
+    """The text that the server answers. Raises Unavailable."""
+    return _answer(path, "GET", url, timeout)
+
+
+def _answer(path: str, method: str, url: str, timeout: float) -> str:
     connection = _Connection(path, timeout)
     try:
         connection.request(method, url)
         response = connection.getresponse()
-        body = json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        text = response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unavailable(f"no answer to {url}: {reason.lower()}") from error
     finally:
         connection.close()
-    if response.status != http.client.OK or not isinstance(body, dict):
-        raise Unavailable(f"{url} answers {response.status}: {str(body)[:200]}")
-    return body
+    if response.status != http.client.OK:
+        raise Unavailable(f"{url} answers {response.status}: {text[:200]}")
+    return text

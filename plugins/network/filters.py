@@ -35,8 +35,13 @@ class Filters:
         self._nft(rules.underlay(vnis, links), "guard the underlay")
 
     def chains(self) -> frozenset[str]:
-        """The devices whose rules are in force, or would be if the device were there."""
-        return frozenset(chain["name"] for chain in _chains() if _table(chain) == f"netdev {rules.TABLE}")
+        """The chains that are in force, or would be if their devices were there."""
+        return frozenset(chain["name"] for chain in _listed("chain") if _table(chain) == f"netdev {rules.TABLE}")
+
+    def counters(self) -> Mapping[str, tuple[int, int]]:
+        """What every counter has, in packets and bytes."""
+        ours = (each for each in _listed("counter") if _table(each) == f"netdev {rules.TABLE}")
+        return {counter["name"]: (counter["packets"], counter["bytes"]) for counter in ours}
 
     def load(self, script: str, what: str, namespace: str = "") -> None:
         """Do what a script says, in a network namespace if one is named. Raises Unsupported, Unavailable."""
@@ -45,7 +50,7 @@ class Filters:
     def fences(self) -> frozenset[str]:
         """The names of the chains that belong to all gateways. Raises Unavailable."""
         tables = (nat_rules.TABLE, nat_rules.WIRE)
-        return frozenset(chain["name"] for chain in _chains() if _table(chain) in tables)
+        return frozenset(chain["name"] for chain in _listed("chain") if _table(chain) in tables)
 
     @staticmethod
     def _nft(script: str, what: str, namespace: str = "") -> None:
@@ -62,17 +67,17 @@ class Filters:
             raise Unavailable(f"cannot {what}: {error}") from error
 
 
-def _table(chain: dict[str, Any]) -> str:
-    return f"{chain['family']} {chain['table']}"
+def _table(thing: dict[str, Any]) -> str:
+    return f"{thing['family']} {thing['table']}"
 
 
-def _chains() -> Iterable[dict[str, Any]]:
-    """The chains of this host as nft lists them; none where it is not installed. Raises Unavailable."""
-    command = ["nft", "-j", "list", "chains"]
+def _listed(kind: str) -> Iterable[dict[str, Any]]:
+    """The chains or counters of this host as nft lists them; none where it is not installed. Raises Unavailable."""
+    command = ["nft", "-j", "list", f"{kind}s"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     except FileNotFoundError:
         return ()
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"cannot list the packet filter's chains: {error}") from error
-    return [entry["chain"] for entry in msgspec.json.decode(done.stdout)["nftables"] if "chain" in entry]
+        raise Unavailable(f"cannot list the packet filter's {kind}s: {error}") from error
+    return [entry[kind] for entry in msgspec.json.decode(done.stdout)["nftables"] if kind in entry]

@@ -122,6 +122,23 @@ class Links:
             netlink.link("set", index=port, state="up")
         return made
 
+    def add_ifb(self, name: str, device: str) -> None:
+        """Make an ifb for the frames of a device, if it is not there, and bring it up.
+
+        Raises:
+            InvalidRequest: the device is gone.
+            Unsupported: the kernel has no ifb.
+        """
+        with operation(f"make {name} for the limit of {device}", "ifb", "ifb") as netlink:
+            like = index_of(netlink, device)
+            if like is None:
+                raise InvalidRequest(f"link {device} does not exist on this host any more")
+            mtu = netlink.get_links(like)[0].get_attr("IFLA_MTU")
+            if index_of(netlink, name) is None:
+                netlink.link("add", ifname=name, kind="ifb", mtu=mtu)
+            _no_ipv6(name)
+            netlink.link("set", index=netlink.link_lookup(ifname=name)[0], state="up")
+
     def bring_up(self, name: str) -> None:
         """Let frames flow over a link, if it is there."""
         with operation(f"bring up {name}") as netlink:

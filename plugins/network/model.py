@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from plugins.network.terms import Limits, Terms, network_limits
 from qnet.errors import InvalidRequest
 from qnet.tenants import DEFAULT, parse_tenant
 
@@ -16,7 +17,10 @@ MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
 MACVLAN_MODES: tuple[str, ...] = get_args(MacvlanMode)
 ModeName: TypeAlias = Literal["macvlan", "bridge", "vxlan", "ipvlan"]
 MODE_NAMES: tuple[str, ...] = get_args(ModeName)
-OPTIONS = ("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "nat", "arp_probe", "tenant")
+OPTIONS = (
+    *("parent", "mode", "macvlan_mode", "mtu", "host_access", "spoof_check", "nat", "arp_probe", "tenant"),
+    *("egress", "ingress"),
+)
 BRIDGED: tuple[ModeName, ...] = ("bridge", "vxlan")  # whose containers are ports of a bridge
 NEEDS = {"macvlan_mode": ("macvlan",), "spoof_check": BRIDGED, "arp_probe": ("macvlan", "bridge", "ipvlan")}
 MIN_MTU = {4: 68, 6: 1280}
@@ -63,6 +67,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     nat: bool = False
     pair: int = 0
     arp_probe: bool = False
+    limits: Limits = Limits()
 
     @property
     def shares_mac(self) -> bool:
@@ -83,7 +88,10 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths. `mac` may be empty."""
+    """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths. `mac` may be empty.
+
+    `limits` are those that it was made with, `terms` what is in force.
+    """
 
     v: int = 1
     id: str
@@ -91,6 +99,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     mac: str
     joined: bool = False
+    limits: Limits = Limits()
+    terms: Terms = Terms()
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -108,6 +118,7 @@ class Ask(msgspec.Struct, frozen=True):
     spoof_check: bool = True
     nat: bool = False
     arp_probe: bool = False
+    limits: Limits = Limits()
 
 
 def parse_options(options: Mapping[str, Any]) -> tuple[Mapping[str, str], bool]:
@@ -175,6 +186,7 @@ def parse_ask(
         internal=internal,
         host_access=host_access,
         nat=_flag("nat", given.get("nat", "false")),
+        limits=network_limits(given),
     )
 
 

@@ -5,27 +5,30 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2s
 from types import MappingProxyType
 
 from plugins.network.model import BRIDGED, Ask, Endpoint, Network
+from plugins.network.terms import Terms
 from qnet.errors import InvalidRequest
 
 ENDPOINT_PREFIX = "qn-"  # an endpoint's link, or the host's end of it
 CONTAINER_PREFIX = "qc-"  # the other end of a pair, until the engine moves it
 OWN_PREFIX = "qh-"  # the host's own link on a network
 PORT_PREFIX = "qp-"  # the other end of that, if it is a pair
+LIMIT_PREFIX = "qi-"  # the ifb at which what an endpoint sends waits for its turn
 BRIDGE_PREFIX = "qb-"
 VXLAN_PREFIX = "qx-"
 GATEWAY_PREFIX = "qr-"  # a gateway's port of a bridge
 OUTSIDE_PREFIX = "qu-"  # the host's end of a gateway's way out
-END = re.compile(r"q[nchpru]-[0-9a-f]{12}")  # an end of a pair: others make pairs too, and may name them nearly so
-PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX, GATEWAY_PREFIX, OUTSIDE_PREFIX)
+END = re.compile(r"q[nchpiru]-[0-9a-f]{12}")  # an end of a pair, or an ifb: others make some too, named nearly so
+PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX, LIMIT_PREFIX, GATEWAY_PREFIX, OUTSIDE_PREFIX)
 PLAIN = re.compile(r"[A-Za-z0-9_.-]+")  # what the packet filter takes as a chain's name: links may have others
 UNFINISHED = "qt-unfinished"  # a sub-interface that is not marked as ours yet
 NAME_LENGTH = 15
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
+HEADERS = 1.03  # the kernel counts whole frames: with this, TCP carries what was asked for, within 3 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +100,25 @@ class Veth:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Who an endpoint may claim to be, checked at a device of the host that all its frames pass."""
+    """What an endpoint is held to at a device of the host that all its frames pass: who it may claim to be, if that is
+    `checked`, and how much it sends and gets."""
 
     device: str
     mac: str
     addresses: tuple[str, ...]
+    checked: bool = True
+    terms: Terms = field(default_factory=Terms)
+
+    @property
+    def limiter(self) -> str:
+        """The ifb of its egress limit."""
+        return LIMIT_PREFIX + self.device.removeprefix(ENDPOINT_PREFIX)
+
+    @property
+    def speeds(self) -> Mapping[str, int]:
+        """What its devices are held to, in bytes of frames per second; none, where there is no limit."""
+        found = {self.device: self.terms.ingress, self.limiter: self.terms.egress}
+        return {device: round(rate * HEADERS / 8) for device, rate in found.items() if rate}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +158,11 @@ def endpoint_link(endpoint: str) -> str:
 def container_end(endpoint: str) -> str:
     """The name of the other end of an endpoint's pair while the host has it."""
     return (CONTAINER_PREFIX + endpoint)[:NAME_LENGTH]
+
+
+def limit_link(endpoint: str) -> str:
+    """The name of the ifb of an endpoint's egress limit."""
+    return (LIMIT_PREFIX + endpoint)[:NAME_LENGTH]
 
 
 def own_link(network: str) -> str:
@@ -314,7 +336,8 @@ def host_prefix(address: str) -> str:
 def left_over(links: Iterable[Link], networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> Collection[str]:
     """Links of ours that nothing needs: an endpoint's that is gone, the host's own on a network without host_access, a
     gateway's of one without nat."""
-    wanted = {name for endpoint in endpoints for name in (endpoint_link(endpoint.id), container_end(endpoint.id))}
+    named = (endpoint_link, container_end, limit_link)
+    wanted = {name(endpoint.id) for endpoint in endpoints for name in named}
     wanted |= {
         name for network in networks if network.host_access for name in (own_link(network.id), own_port(network.id))
     }
@@ -326,7 +349,7 @@ def left_over(links: Iterable[Link], networks: Iterable[Network], endpoints: Ite
         for link in links
         if link.name not in wanted
         if (link.kind in ("macvlan", "ipvlan") and link.name.startswith(PREFIXES))
-        or (link.kind == "veth" and END.fullmatch(link.name))
+        or (link.kind in ("veth", "ifb") and END.fullmatch(link.name))
     )
 
 

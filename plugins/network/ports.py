@@ -58,6 +58,9 @@ class Kernel(Protocol):
     def add_bridge(self, bridge: Bridge) -> bool:
         """Make a bridge over a link, down, if it is not there; returns whether it was made."""
 
+    def add_ifb(self, name: str, device: str) -> None:
+        """Make an ifb for the frames of a device, if it is not there."""
+
     def bring_up(self, name: str) -> None:
         """Let frames flow over a link."""
 
@@ -100,7 +103,10 @@ class Filters(Protocol):
         """Take the packets of VNIs from their hosts only."""
 
     def chains(self) -> frozenset[str]:
-        """The devices that there are rules for."""
+        """The chains that there are."""
+
+    def counters(self) -> Mapping[str, tuple[int, int]]:
+        """What every counter has, in packets and bytes."""
 
     def load(self, script: str, what: str, namespace: str = "") -> None:
         """Do what a script says, all of it or nothing; in a network namespace if one is named."""
@@ -146,3 +152,13 @@ class Announcements(Protocol):
 
     def announce(self, sandbox: str, addresses: Iterable[str]) -> None:
         """Announce a container's addresses soon; does not wait."""
+
+
+class Qdiscs(Protocol):
+    """What the driver needs of the kernel's traffic control (`plugins.network.qdiscs.Qdiscs`)."""
+
+    def speeds(self) -> Mapping[str, int]:
+        """What devices are held to, in bytes of frames per second; 0 for an ifb that is held to none."""
+
+    def limit(self, device: str, speed: int) -> None:
+        """Hold what a device is given to so many bytes of frames per second; 0: to none."""

@@ -112,6 +112,7 @@ class Repair:
         self._publish({network.id: network.name for network in seen.networks})
 
     def _publish(self, names: dict[str, str]) -> None:
+        self._registry.names = names
         published = self._registry.published()
         networks = {network.id: network for network in self._repository.networks.all()}
         for network in networks.values():

@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -29,7 +30,7 @@ class Folder(Generic[RecordT]):
         self._folder = folder
         self._durable = durable
         self._kind: type[RecordT] = kind
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._records: dict[str, RecordT] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for unfinished in folder.glob("*.new"):
@@ -48,6 +49,17 @@ class Folder(Generic[RecordT]):
 
     def save(self, record: RecordT) -> None:
         """Write a record: all of it or nothing, whatever happens meanwhile."""
+        with self._writing:
+            self._write(record)
+
+    def amend(self, record: str, **fields: Any) -> None:
+        """Change fields of a record, unless it is gone meanwhile."""
+        with self._writing:
+            found = self._records.get(record)
+            if found is not None:
+                self._write(msgspec.structs.replace(found, **fields))
+
+    def _write(self, record: RecordT) -> None:
         fresh = self._folder / f"{record.id}.new"
         with fresh.open("wb") as out:
             out.write(msgspec.json.encode(record))
@@ -62,9 +74,10 @@ class Folder(Generic[RecordT]):
 
     def remove(self, record: str) -> None:
         """Forget a record; one that is gone is no error."""
-        with self._lock:
-            self._records.pop(record, None)
-        (self._folder / f"{record}.json").unlink(missing_ok=True)
+        with self._writing:
+            with self._lock:
+                self._records.pop(record, None)
+            (self._folder / f"{record}.json").unlink(missing_ok=True)
 
     def _load(self, file: Path) -> None:
         try:
@@ -114,6 +127,7 @@ class Registry:
     def __init__(self, store: Store, host: str) -> None:
         self._store = store
         self._host = host
+        self.names: Mapping[str, str] = {}  # what the engine called networks when it was asked last, by id
 
     def published(self) -> dict[str, NetworkRecord]:
         """This host's records, by network id. Raises Unavailable."""

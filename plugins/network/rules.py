@@ -1,18 +1,21 @@
 """The nftables rules that keep an endpoint to its own addresses: a chain at the ingress of the host's end of its link.
 
-Everything is dropped but what is named. Pure: `plugins.network.filters` gives it to nft.
+Everything is dropped but what is named. What is let through goes on to a second chain, which counts it and hands it on;
+a third one counts what the endpoint gets, at the device's egress. Pure: `plugins.network.filters` gives it to nft.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from plugins.network.plan import Guard
 
 TABLE = "qnet"
 UNDERLAY = "qnet_underlay"
 VXLAN_PORT = 4789  # RFC 7348
+DIRECTIONS, SCOPES = ("sent", "received"), ("internal", "external")
+LINK_ONLY = ("0.0.0.0/32", "169.254.0.0/16", "224.0.0.0/24", "255.255.255.255/32", "::/128", "fe80::/10", "ff02::/16")
 NOBODY = "0.0.0.0"  # noqa: S104 - the sender of who asks whether an address is free (RFC 5227)
 
 
@@ -25,15 +28,18 @@ def link_local(mac: str) -> ipaddress.IPv6Address:
 
 def of(guard: Guard) -> tuple[str, ...]:
     """What is let through or dropped, in this order; the chain's policy drops the rest."""
+    accept = f"goto {guard.device}-sent"
+    if not guard.checked:
+        return (accept,)
     parsed = [ipaddress.ip_address(address) for address in guard.addresses]
     four = [str(address) for address in parsed if address.version == 4]
     six = [*(address for address in parsed if address.version == 6), link_local(guard.mac)]
     found = [f"ether saddr != {guard.mac} drop", "ether type { 8021q, 8021ad } drop"]
     if four:
         found += [
-            f"arp htype 1 arp ptype ip arp saddr ether {guard.mac} arp saddr ip {_set([NOBODY, *four])} accept",
+            f"arp htype 1 arp ptype ip arp saddr ether {guard.mac} arp saddr ip {_set([NOBODY, *four])} {accept}",
             "udp sport 67 drop",
-            f"ip saddr {_set(four)} accept",
+            f"ip saddr {_set(four)} {accept}",
         ]
     if len(six) > 1:
         targets = _set(hex(int(address)) for address in six)
@@ -44,24 +50,61 @@ def of(guard: Guard) -> tuple[str, ...]:
             # the target of an advertisement: nft 1.0.6 has no word for it
             f"icmpv6 type nd-neighbor-advert @th,64,128 != {targets} drop",
             "udp sport 547 drop",
-            f"ip6 saddr {_set(map(str, six))} accept",
+            f"ip6 saddr {_set(map(str, six))} {accept}",
             # who asks whether its address is free, and who joins groups before it has one (RFC 4862, 3810)
-            "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, mld2-listener-report } accept",
+            f"ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, mld2-listener-report }} {accept}",
         ]
     return tuple(found)
 
 
+def chains(device: str) -> tuple[str, str, str]:
+    """The chains of an endpoint's device: at its ingress, what follows that, and at its egress."""
+    return device, *(f"{device}-{direction}" for direction in DIRECTIONS)  # type: ignore[return-value]
+
+
+def counter(device: str, direction: str, scope: str) -> str:
+    """The name of one of the counters of an endpoint's device."""
+    return f"{device}-{direction}-{scope}"
+
+
 def script(guard: Guard) -> str:
-    """What nft does, all of it or nothing, to put the rules into force; doing it again changes nothing."""
-    chain = f"netdev {TABLE} {guard.device}"
-    head = (f"add table netdev {TABLE}", _chain(guard.device), f"flush chain {chain}")
-    return "\n".join((*head, *(f"add rule {chain} {rule}" for rule in of(guard)))) + "\n"
+    """What nft does, all of it or nothing, to put the rules into force; doing it again changes nothing, counters keep
+    what they have."""
+    ingress, sent, received = chains(guard.device)
+    onward = f'fwd to "{guard.limiter}"' if guard.terms.egress else "accept"
+    rules = {
+        sent: _counted(guard, "sent", "daddr", onward),
+        ingress: of(guard),
+        received: _counted(guard, "received", "saddr", "accept"),
+    }
+    lines = [f"add table netdev {TABLE}", *(f"add {name}" for name in _counters(guard.device))]
+    lines += [f"add chain netdev {TABLE} {sent}", _chain(guard.device), _chain(guard.device, "egress", received)]
+    lines += [f"flush chain netdev {TABLE} {chain}" for chain in rules]
+    lines += [f"add rule netdev {TABLE} {chain} {rule}" for chain, found in rules.items() for rule in found]
+    return "\n".join(lines) + "\n"
+
+
+def _counted(guard: Guard, direction: str, far: str, onward: str) -> Iterator[str]:
+    """Counts by where the far end is; what is not IP never leaves the segment."""
+    inside, outside = (f'counter name "{counter(guard.device, direction, scope)}" {onward}' for scope in SCOPES)
+    nets = [ipaddress.ip_network(text) for text in (*LINK_ONLY, *guard.terms.internal)]
+    for version, word in ((4, "ip"), (6, "ip6")):
+        merged = ipaddress.collapse_addresses(net for net in nets if net.version == version)  # type: ignore[type-var]
+        yield f"{word} {far} != {_set(map(str, merged))} {outside}"
+    yield inside
+
+
+def _counters(device: str) -> Iterator[str]:
+    for direction in DIRECTIONS:
+        for scope in SCOPES:
+            yield f"counter netdev {TABLE} {counter(device, direction, scope)}"
 
 
 def removal(device: str) -> str:
-    """What nft does to take an endpoint's rules away, whether there are any or not."""
-    chain = f"netdev {TABLE} {device}"
-    return f"add table netdev {TABLE}\nadd chain {chain}\ndelete chain {chain}\n"
+    """What nft does to take a device's rules and counters away, whether there are any or not."""
+    things = [*(f"chain netdev {TABLE} {chain}" for chain in chains(device)), *_counters(device)]
+    made = (f"add {thing}" for thing in things)  # deleting what is not there is an error
+    return "\n".join((f"add table netdev {TABLE}", *made, *(f"delete {thing}" for thing in things))) + "\n"
 
 
 def shield(bridge: str) -> str:
@@ -107,9 +150,10 @@ def _vni(vni: int, vteps: Iterable[str], links: Iterable[str]) -> Iterable[str]:
     yield "}"
 
 
-def _chain(device: str) -> str:
-    hook = f'{{ type filter hook ingress device "{device}" priority 0; policy drop; }}'
-    return f"add chain netdev {TABLE} {device} {hook}"
+def _chain(device: str, hook: str = "ingress", name: str = "") -> str:
+    policy = "drop" if hook == "ingress" else "accept"
+    spec = f'{{ type filter hook {hook} device "{device}" priority 0; policy {policy}; }}'
+    return f"add chain netdev {TABLE} {name or device} {spec}"
 
 
 def _set(items: Iterable[str]) -> str:

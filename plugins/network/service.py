@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 
 from plugins.network import plan
+from plugins.network.guards import Guards
 from plugins.network.model import (
+    BRIDGED,
     Endpoint,
     Network,
     Subnet,
@@ -24,9 +26,10 @@ from plugins.network.model import (
 )
 from plugins.network.modes import MODES
 from plugins.network.plan import Veth
-from plugins.network.ports import Addresses, Announcements, Filters, Kernel
+from plugins.network.ports import Addresses, Announcements, Kernel
 from plugins.network.repository import Registry, Repository
 from plugins.network.segments import Segments
+from plugins.network.terms import endpoint_limits, refuse
 from qnet.engine import ADDRESS_SPACE
 from qnet.errors import Conflict, InvalidRequest, Unavailable
 
@@ -50,7 +53,7 @@ class Service:
         repository: Repository,
         registry: Registry,
         kernel: Kernel,
-        filters: Filters,
+        guards: Guards,
         addresses: Addresses,
         segments: Segments,
         announcements: Announcements,
@@ -60,7 +63,7 @@ class Service:
         self._repository = repository
         self._registry = registry
         self._kernel = kernel
-        self._filters = filters
+        self._guards = guards
         self._addresses = addresses
         self._segments = segments
         self._parent = parent
@@ -89,6 +92,8 @@ class Service:
         ask = parse_ask(network, options, subnets, self._parent, self._underlay)
         if not ask.subnets:
             raise InvalidRequest("a qnet network has at least one subnet, IPv4 or IPv6")
+        if ask.limits and ask.mode not in BRIDGED:
+            raise refuse(ask.mode, BRIDGED)
         for entry in ask.subnets:
             self._addresses.check_pool(ask.tenant, entry.subnet)
         with self._locks[network], ExitStack() as undo:
@@ -137,9 +142,9 @@ class Service:
             InvalidRequest, Conflict, Unavailable
         """
         known = self._repository.network(network)
-        for option in options:
-            if not option.startswith("com.docker."):
-                raise InvalidRequest(f"--driver-opt {option[:64]}: a qnet endpoint has no options")
+        limits = endpoint_limits(options)
+        if limits and known.mode not in BRIDGED:
+            raise refuse(known.mode, BRIDGED)
         if not addresses:
             raise InvalidRequest(f"endpoint {endpoint[:12]} has no address")
         check_mac(mac)
@@ -154,7 +159,8 @@ class Service:
             if known.macvlan_mode == "passthru" and others:
                 raise Conflict(f"network {network[:12]} is in mode passthru: its one container has {known.parent}")
             undo.callback(self._repository.endpoints.remove, endpoint)
-            made = Endpoint(id=endpoint, network=network, addresses=tuple(addresses), mac=mac)
+            made = Endpoint(id=endpoint, network=network, addresses=tuple(addresses), mac=mac, limits=limits)
+            made = self._guards.start(known, made)
             self._repository.endpoints.save(made)
             mac = self._addresses.bind(known.tenant, places, network, endpoint, None if known.shares_mac else mac)
             self._repository.endpoints.save(msgspec.structs.replace(made, mac=mac))
@@ -177,8 +183,8 @@ class Service:
             undo.callback(self._kernel.delete, link.name)
             self._kernel.add(link)
             if guard is not None:
-                undo.callback(self._filters.remove, guard.device)
-                self._filters.apply(guard)
+                undo.callback(self._guards.drop, endpoint)
+                self._guards.put(guard)
             if isinstance(link, Veth):
                 self._kernel.attach(link)
             self._repository.endpoints.save(msgspec.structs.replace(made, joined=True))
@@ -200,8 +206,8 @@ class Service:
         made = self._repository.endpoints.get(endpoint)
         known = self._repository.networks.get(made.network) if made else None
         self._kernel.delete(plan.endpoint_link(endpoint))
-        if made and known and MODES[known.mode].guard(known, made):
-            self._filters.remove(plan.endpoint_link(endpoint))
+        if made and known and known.mode in BRIDGED:
+            self._guards.drop(endpoint)
         self._repository.endpoints.remove(endpoint)
 
     def oper_info(self, endpoint: str) -> dict[str, str]:

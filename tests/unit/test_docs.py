@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
+from plugins.network import meter
 from qnet import errors, metrics
 from qnet.settings import Settings
 
@@ -29,6 +30,11 @@ def test_every_metric_is_in_the_reference() -> None:
         if isinstance(value, MetricWrapperBase):
             name = value.describe()[0].name
             assert f"`{name}" in REFERENCE
+
+
+def test_every_metric_of_traffic_is_in_the_reference() -> None:
+    for name in (*map(meter.TRAFFIC.format, meter.LABELS), meter.LIMIT):
+        assert f"`{name}" in REFERENCE
 
 
 def test_every_kind_of_error_is_in_the_reference() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from plugins.network import nat, nat_rules, plan
 from plugins.network.gateway import Gateways
-from plugins.network.guards import Guards
 from plugins.network.model import Network, Subnet
 from plugins.network.plan import Link
 from plugins.network.repair import Repair
@@ -37,7 +36,7 @@ def network(**fields: object) -> Network:
 
 
 def repair(bench: Bench) -> Repair:
-    guards, registry = Guards(bench.repository, bench.filters), Registry(bench.store, "host1")
+    guards, registry = bench.guards, Registry(bench.store, "host1")
     in_progress = InProgress(None)  # type: ignore[arg-type]
     return Repair(
         bench.repository, registry, bench.service, bench.segments, guards, bench.kernel, in_progress, 10, Clock()

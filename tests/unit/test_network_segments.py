@@ -15,6 +15,8 @@ from plugins.network import plan, rules
 from plugins.network.forwarding import Changes, Entries, Key
 from plugins.network.gateway import Gateways
 from plugins.network.guards import Guards
+from plugins.network.limits import Limits
+from plugins.network.meter import Meter
 from plugins.network.model import Endpoint, Network, Subnet
 from plugins.network.modes import MODES
 from plugins.network.overlay import Overlay
@@ -23,6 +25,7 @@ from plugins.network.repair import Repair
 from plugins.network.repository import Registry, Repository
 from plugins.network.segments import Segments
 from plugins.network.service import Service
+from plugins.network.terms import Terms
 from qnet.engine import InProgress
 from qnet.errors import InvalidRequest, NotFound, Unsupported
 from qnet.store.memory import MemoryStore
@@ -66,6 +69,9 @@ class Kernel:
         self.links[bridge.port] = replace(self.links[bridge.port], master=bridge.name)
         return made
 
+    def add_ifb(self, name: str, device: str) -> None:
+        self.links[name] = Link(name, "ifb", up=True, mtu=self.links[device].mtu)
+
     def bring_up(self, name: str) -> None:
         self.links[name] = replace(self.links[name], up=True)
 
@@ -93,10 +99,29 @@ class Kernel:
         self.links[name] = Link(name, "vlan", up=True, mtu=1500, parent=trunk, vlan=vlan)
 
 
+class Qdiscs:
+    """What devices are held to."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.held: dict[str, int] = {}
+
+    def speeds(self) -> dict[str, int]:
+        ifbs = {name: 0 for name, link in self._kernel.links.items() if link.kind == "ifb"}
+        return ifbs | {device: speed for device, speed in self.held.items() if device in self._kernel.links}
+
+    def limit(self, device: str, speed: int) -> None:
+        assert device in self._kernel.links
+        self.held.pop(device, None)
+        if speed:
+            self.held[device] = speed
+
+
 class Filters:
-    """The rules in force, by device."""
+    """The rules in force, by device, and what was counted."""
 
     def __init__(self) -> None:
+        self.counted: dict[str, tuple[int, int]] = {}
         self.guards: dict[str, Guard] = {}
         self.shields: set[str] = set()
         self.vnis: dict[int, frozenset[str]] = {}
@@ -117,7 +142,10 @@ class Filters:
         self.vnis = dict(vnis)
 
     def chains(self) -> frozenset[str]:
-        return frozenset(self.guards) | self.shields
+        return frozenset(chain for device in self.guards for chain in rules.chains(device)) | self.shields
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        return self.counted
 
     def load(self, script: str, what: str, namespace: str = "") -> None:
         self.loaded[namespace] = script
@@ -201,8 +229,8 @@ class Bench:
         self.tenants.create("lab", Change(vlan=200))
         self.tenants.create("plain", Change())
         self.repository = Repository(folder / "state", folder / "run")
-        registry = Registry(self.store, "host1")
-        self.filters = Filters()
+        self.registry = Registry(self.store, "host1")
+        self.filters, self.qdiscs = Filters(), Qdiscs(self.kernel)
         self.tunnels = Tunnels()
         self.overlay = Overlay(self.store, self.tunnels, self.filters, "host1")
         self.namespaces = Namespaces(self.kernel)
@@ -212,17 +240,31 @@ class Bench:
         self.segments = Segments(
             self.repository, self.kernel, self.filters, self.tenants, self.overlay, self.gateways, self.parents
         )
+        self.meter = Meter(self.repository, self.registry, self.filters)
+        self.limits = Limits(self.store, "host1", self.repository, self.tenants, lambda: None)
+        self.guards = self.new_guards()
         self.service = Service(
             self.repository,
-            registry,
+            self.registry,
             self.kernel,
-            self.filters,
+            self.guards,
             self.addresses,  # type: ignore[arg-type]
             self.segments,
             self,
             "eth1",
             "eth0",
         )
+
+    def new_guards(self) -> Guards:
+        """As a process has them that begins now."""
+        return Guards(self.repository, self.filters, self.kernel, self.qdiscs, self.limits, self.meter)
+
+    def start(self, network: str, endpoint: str, **options: str) -> Guard:
+        """An endpoint of a network in mode bridge; returns what holds it."""
+        self.addresses.bind = lambda *_: "02:00:00:00:00:01"  # type: ignore[attr-defined]
+        self.service.create_endpoint(network, endpoint, ["10.100.1.9"], "", options)
+        self.service.join(network, endpoint, "/run/docker/netns/1")
+        return self.filters.guards[plan.endpoint_link(endpoint)]
 
     def create(self, network: str, tenant: str, subnets: Sequence[Subnet] = SUBNET, **options: str) -> None:
         generic = {"com.docker.network.generic": {"tenant": tenant, **options}}
@@ -408,13 +450,12 @@ def test_sub_interfaces_that_nothing_needs_are_left_over(bench: Bench) -> None:
 def test_a_segment_that_is_being_made_is_not_taken_away(bench: Bench) -> None:
     """Its network is written down a moment later. What a crash left is there after the grace period still."""
     clock = Clock()
-    registry = Registry(bench.store, "host1")
     repair = Repair(
         bench.repository,
-        registry,
+        bench.registry,
         bench.service,
         bench.segments,
-        Guards(bench.repository, bench.filters),
+        bench.guards,
         bench.kernel,
         InProgress(None),  # type: ignore[arg-type]
         10,
@@ -475,20 +516,18 @@ def test_a_link_serves_one_mode(bench: Bench, first: str, second: str) -> None:
 
 def test_an_endpoint_is_guarded_before_it_is_connected(bench: Bench) -> None:
     bench.create("a", "plain", mode="bridge")
-    bench.addresses.bind = lambda *_: "02:00:00:00:00:01"  # type: ignore[attr-defined]
-    bench.service.create_endpoint("a", "e" * 64, ["10.100.1.9"], "", {})
     attach, seen = bench.kernel.attach, []
     bench.kernel.attach = lambda link: (seen.append(dict(bench.filters.guards)), attach(link))  # type: ignore[assignment,func-returns-value]
-    joined = bench.service.join("a", "e" * 64, "/run/docker/netns/1")
+    guard = bench.start("a", "e" * 64)
     assert bench.announced == [("/run/docker/netns/1", ("10.100.1.9",))]
     device = plan.endpoint_link("e" * 64)
-    assert joined.link == plan.container_end("e" * 64)
-    assert seen == [{device: Guard(device, "02:00:00:00:00:01", ("10.100.1.9",))}]
+    terms = Terms(internal=(SUBNET[0].subnet,))
+    assert guard == Guard(device, "02:00:00:00:00:01", ("10.100.1.9",), checked=True, terms=terms)
+    assert seen == [{device: guard}]
     assert bench.kernel.links[device].master == "qb-eth1"
-    guards = Guards(bench.repository, bench.filters)
     bench.filters.guards = {"qn-left": seen[0][device]}  # a firewall flushed everything, a crash left another's
     bench.filters.shields.clear()
-    guards.sync()
+    bench.guards.sync()
     assert bench.filters.guards == seen[0]
     assert bench.filters.shields == {"qb-eth1"}
     bench.service.delete_endpoint("e" * 64)
@@ -496,13 +535,10 @@ def test_an_endpoint_is_guarded_before_it_is_connected(bench: Bench) -> None:
     assert device not in bench.kernel.links
 
 
-def test_without_spoof_check_nothing_is_guarded(bench: Bench) -> None:
+def test_without_spoof_check_everything_is_let_through(bench: Bench) -> None:
     bench.create("a", "plain", mode="bridge", spoof_check="false")
-    bench.addresses.bind = lambda *_: "02:00:00:00:00:01"  # type: ignore[attr-defined]
-    bench.service.create_endpoint("a", "e" * 64, ["10.100.1.9"], "", {})
-    bench.service.join("a", "e" * 64)
-    Guards(bench.repository, bench.filters).sync()
-    assert bench.filters.guards == {}
+    guard = bench.start("a", "e" * 64)
+    assert rules.of(guard) == (f"goto {guard.device}-sent",)
 
 
 @pytest.mark.parametrize(
@@ -523,13 +559,13 @@ def test_options_of_another_mode_are_refused(bench: Bench, options: dict[str, st
 
 def test_rules_name_every_address_and_nothing_else() -> None:
     text = rules.script(Guard("qn-1", "02:11:22:33:44:55", ("10.0.0.9", "fd00::9")))
-    assert "arp saddr ip { 0.0.0.0, 10.0.0.9 } accept" in text
-    assert "ip saddr { 10.0.0.9 } accept" in text
-    assert "ip6 saddr { fd00::9, fe80::11:22ff:fe33:4455 } accept" in text
-    assert "policy drop" in text
-    four = rules.script(Guard("qn-1", "02:11:22:33:44:55", ("10.0.0.9",)))
-    assert "ip6" not in four
-    assert "ip saddr" not in rules.script(Guard("qn-1", "02:11:22:33:44:55", ("fd00::9",)))
+    assert "arp saddr ip { 0.0.0.0, 10.0.0.9 } goto qn-1-sent" in text
+    assert "ip saddr { 10.0.0.9 } goto qn-1-sent" in text
+    assert "ip6 saddr { fd00::9, fe80::11:22ff:fe33:4455 } goto qn-1-sent" in text
+    assert 'hook ingress device "qn-1" priority 0; policy drop' in text
+    four = rules.of(Guard("qn-1", "02:11:22:33:44:55", ("10.0.0.9",)))
+    assert "ip6" not in " ".join(four)
+    assert "ip saddr" not in " ".join(rules.of(Guard("qn-1", "02:11:22:33:44:55", ("fd00::9",))))
 
 
 @pytest.mark.parametrize("mac", ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "02:00", "fish"])

@@ -26,7 +26,7 @@ class Mode(Protocol):
         """The link of an endpoint."""
 
     def guard(self, network: Network, endpoint: Endpoint) -> Guard | None:
-        """What an endpoint may send; None: the host has no device of its own to watch it at."""
+        """What an endpoint is held to; None: the host has no device of its own to watch it at."""
 
     def own(self, network: Network) -> Macvlan | Veth:
         """The link by which the host itself is on a network."""

@@ -19,11 +19,10 @@ class BridgeMode:
         name = endpoint_link(endpoint.id)
         return Veth(name, container_end(endpoint.id), network.bridge, network.mtu, endpoint.mac)
 
-    def guard(self, network: Network, endpoint: Endpoint) -> Guard | None:
-        """Only its own MAC address and addresses as source, no tags, no routing or leases for others."""
-        if not network.spoof_check:
-            return None
-        return Guard(endpoint_link(endpoint.id), endpoint.mac, endpoint.addresses)
+    def guard(self, network: Network, endpoint: Endpoint) -> Guard:
+        """Only its own MAC address and addresses as source, no tags, no routing or leases for others; within limits."""
+        device, checked = endpoint_link(endpoint.id), network.spoof_check
+        return Guard(device, endpoint.mac, endpoint.addresses, checked, endpoint.terms)
 
     def own(self, network: Network) -> Veth:
         """A pair as the containers have it, with its end that is not a port for the host."""

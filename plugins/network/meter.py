@@ -1,0 +1,133 @@
+"""What endpoints, networks and tenants of this host send and get, for Prometheus.
+
+The kernel counts for each endpoint. Counters that someone flushed begin anew there, not here. The sums of networks and
+tenants begin with this process and keep what endpoints had that are gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from plugins.network import rules
+from plugins.network.model import BRIDGED, Endpoint, Network
+from plugins.network.plan import endpoint_link
+from plugins.network.ports import Filters
+from plugins.network.repository import Registry, Repository
+from qnet.errors import QnetError
+
+logger = logging.getLogger(__name__)
+
+HEADER = 14  # bytes of Ethernet that the kernel counts at a device's egress, and not at its ingress
+KINDS = tuple((direction, scope) for direction in rules.DIRECTIONS for scope in rules.SCOPES)
+TRAFFIC = "qnet_{}_traffic_bytes"
+LIMIT = "qnet_endpoint_limit_bits"
+SPLIT = ("direction", "scope")
+LABELS = {"endpoint": ("endpoint", "network", "tenant"), "network": ("network", "tenant"), "tenant": ("tenant",)}
+
+Labels: TypeAlias = tuple[str, ...]
+
+
+class Meter(Collector):
+    """Reads all counters at once; what it tells never goes backwards while the process lives."""
+
+    def __init__(self, repository: Repository, registry: Registry, filters: Filters) -> None:
+        self._repository = repository
+        self._registry = registry
+        self._filters = filters
+        self._lock = threading.Lock()
+        self._last: dict[str, int] | None = None  # None: nothing was read yet
+        self._totals: dict[str, Counter[Labels]] = {level: Counter() for level in LABELS}
+
+    def begin(self) -> None:
+        """Take in what was counted before this process, unless that was done. Raises Unavailable."""
+        if self._last is None:
+            self.read()
+
+    def read(self) -> None:
+        """Take in what the kernel has counted since the last time. Raises Unavailable."""
+        with self._lock:
+            watched = self._watched()
+            if not watched and self._last is not None:
+                return
+            found = self._filters.counters()
+            last, self._last = self._last, {}
+            for network, endpoint in watched:
+                self._add(network, endpoint, found, last)
+            kept = {endpoint.id for _, endpoint in watched}
+            endpoints = self._totals["endpoint"]
+            for labels in [labels for labels in endpoints if labels[0] not in kept]:
+                del endpoints[labels]
+
+    def describe(self) -> Iterable[Metric]:
+        """What `collect` tells of, without asking the kernel."""
+        return [*self._families().values(), self._limits()]
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything for one scrape; what was known last, if the kernel does not answer in time."""
+        try:
+            self.read()
+        except QnetError as error:
+            logger.warning("traffic counters: %s", error)
+        families, limits = self._families(), self._limits()
+        networks = {network.id: network for network in self._repository.networks.all()}
+        with self._lock:
+            totals = {level: dict(counter) for level, counter in self._totals.items()}
+        for (endpoint, network, *rest), value in totals["endpoint"].items():
+            families["endpoint"].add_metric((endpoint[:12], self._name(network), *rest), value)
+        shown: Counter[Labels] = Counter()
+        for (network, *rest), value in totals["network"].items():
+            if network in networks:
+                shown[self._name(network), *rest] += value
+        for labels, value in shown.items():
+            families["network"].add_metric(labels, value)
+        for labels, value in totals["tenant"].items():
+            families["tenant"].add_metric(labels, value)
+        for known, one in self._watched():
+            for direction, rate in (("sent", one.terms.egress), ("received", one.terms.ingress)):
+                if rate:
+                    limits.add_metric((one.id[:12], self._name(known.id), known.tenant, direction), rate)
+        yield from (*families.values(), limits)
+
+    def _add(
+        self, network: Network, endpoint: Endpoint, found: Mapping[str, tuple[int, int]], last: dict[str, int] | None
+    ) -> None:
+        assert self._last is not None
+        for kind in KINDS:
+            name = rules.counter(endpoint_link(endpoint.id), *kind)
+            packets, size = found.get(name, (0, 0))
+            now = size - HEADER * packets if kind[0] == "received" else size
+            before = (last or {}).get(name, 0)
+            more = now - before if now >= before else now
+            self._last[name] = now
+            self._totals["endpoint"][endpoint.id, network.id, network.tenant, *kind] += more
+            if last is not None:  # what was counted before this process, an earlier one has told
+                self._totals["network"][network.id, network.tenant, *kind] += more
+                self._totals["tenant"][network.tenant, *kind] += more
+
+    def _watched(self) -> list[tuple[Network, Endpoint]]:
+        """The endpoints that are counted, with their networks."""
+        networks = {network.id: network for network in self._repository.networks.all()}
+        found = ((networks.get(endpoint.network), endpoint) for endpoint in self._repository.endpoints.all())
+        return [(network, endpoint) for network, endpoint in found if network and network.mode in BRIDGED]
+
+    def _name(self, network: str) -> str:
+        return self._registry.names.get(network, network[:12])
+
+    @staticmethod
+    def _families() -> dict[str, CounterMetricFamily]:
+        return {
+            level: CounterMetricFamily(TRAFFIC.format(level), f"Traffic of each {level}", labels=(*labels, *SPLIT))
+            for level, labels in LABELS.items()
+        }
+
+    @staticmethod
+    def _limits() -> GaugeMetricFamily:
+        text = "Limits in force, in bits per second"
+        return GaugeMetricFamily(LIMIT, text, labels=(*LABELS["endpoint"], "direction"))
