@@ -18,10 +18,13 @@ demo: bootstrap
 demo-down: bootstrap
 	@$(PYTHON) -m tests.lab.demo down
 
-# Unit and contract tests, integration tests, then the end-to-end tests on each engine.
+# Unit and contract tests, integration tests, the end-to-end tests on each engine, then those in virtual machines.
 test: engines
+	@packaging/bootstrap.sh vm
 	$(PYTEST) tests/unit tests/contract tests/integration
 	@set -e; for engine in $(ENGINES); do echo "== end to end on $$engine"; $(PYTEST) tests/e2e --engine $$engine; done
+	@echo "== in virtual machines"
+	$(PYTEST) tests/vm
 
 test-quick: bootstrap
 	$(PYTEST) -q tests/unit tests/contract -m "not slow"
