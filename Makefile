@@ -19,13 +19,15 @@ demo: bootstrap
 demo-down: bootstrap
 	@$(PYTHON) -m tests.lab.demo down
 
-# Unit and contract tests, integration tests, then the end-to-end tests on each engine, in another mode on each.
-# What is about one mode only is in every run.
+# Unit and contract tests, integration tests, the end-to-end tests on each engine, in another mode on each, then those in
+# virtual machines. What is about one mode only is in every end-to-end run.
 test: engines
+	@packaging/bootstrap.sh vm
 	$(PYTEST) tests/unit tests/contract tests/integration
 	$(PYTEST) tests/e2e --engine debian12 --mode macvlan
 	$(PYTEST) tests/e2e --engine debian13 --mode bridge
 	$(PYTEST) tests/e2e --engine unstable --mode vxlan
+	$(PYTEST) tests/vm
 
 # The end-to-end tests on each engine in each mode; what is about one mode only, once on each engine.
 test-matrix: engines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import fcntl
 import hashlib
@@ -11,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.commands import run
 from tests.lab.model import PROJECT, LabError
-from tests.vm import image
-from tests.vm.host import Host
+from tests.vm import image, rootfs
+from tests.vm.host import CODE, Host
 from tests.vm.segment import Segment
 
 # each clone has names of its own, short ones: a socket's path holds 107 characters
@@ -35,6 +37,11 @@ class Cluster:
         with ThreadPoolExecutor(len(self.hosts)) as pool:
             list(pool.map(action, self.hosts))
 
+    def qnet(self, *args: str) -> None:
+        """Runs the qnet command outside of the machines, which is ten times faster."""
+        settings = f'QNET_ETCD_ENDPOINTS=["{rootfs.ETCD}"]'
+        run(self.segment.inside(["env", settings, str(PROJECT / ".venv/bin/qnet"), *args]), timeout=60)
+
 
 def remove() -> None:
     """Removes every trace; does nothing on a clean machine."""
@@ -51,6 +58,8 @@ def leftovers() -> list[str]:
 def up(count: int = 2) -> Iterator[Cluster]:
     """Boots the hosts, with etcd, plugins, engines, an image and the tenants; they are gone at the end."""
     image.build()
+    for folder in CODE:  # in the machines, Python would take many seconds for it at each first start
+        compileall.compile_dir(PROJECT / folder, quiet=1)
     with (image.HERE / "running").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,7 +79,7 @@ def up(count: int = 2) -> Iterator[Cluster]:
             cluster.on_all(Host.start_daemons)
             cluster.on_all(Host.load_image)
             for tenant, vlan in TENANTS.items():
-                hosts[0].qnet("tenant", "create", tenant, "--vlan", str(vlan))
+                cluster.qnet("tenant", "create", tenant, "--vlan", str(vlan))
             yield cluster
         finally:
             for host in hosts:

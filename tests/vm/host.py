@@ -12,6 +12,7 @@ from tests.lab.model import PROJECT
 from tests.vm import rootfs
 from tests.vm.machine import Machine
 
+CODE = ("qnet", "plugins")
 READY_WITHIN = 120.0  # seconds: Python and Docker take 10 to 20 times as long as without emulation
 SETTINGS = f"""
 [etcd]
@@ -20,7 +21,8 @@ timeout = 4.5
 [docker]
 timeout = 60.0
 [network]
-parent = "eth1"
+parent = "trunk"
+parents.trunk = "eth1"
 [ipam]
 grace = 5.0
 rest = 2
@@ -34,7 +36,7 @@ class Host(Machine):
 
     def install(self) -> None:
         """Puts this clone's code, the settings and etcd's start in place, once for each disk."""
-        self.unpack(PROJECT, ("qnet", "plugins"), "/opt/qnet/code")
+        self.unpack(PROJECT, CODE, "/opt/qnet/code")
         self.exec("sh", "-c", "mkdir -p /etc/qnet && cat >/etc/qnet/qnet.toml", stdin=SETTINGS)
 
     def start_etcd(self) -> None:
@@ -63,9 +65,9 @@ class Host(Machine):
         """Runs the docker command."""
         return self.exec("docker", *args, check=check)
 
-    def qnet(self, *args: str) -> str:
-        """Runs the qnet command; returns what it prints."""
-        return self.exec("qnet", *args).stdout
+    def doctor(self) -> str:
+        """What qnet finds right and wrong here."""
+        return self.exec("qnet", "doctor", check=False).stdout
 
     def network(self, name: str, tenant: str, *options: str, subnet: str = "10.60.0.0/24") -> None:
         """Makes a qnet network of a tenant."""
@@ -73,13 +75,17 @@ class Host(Machine):
 
     def start(self, name: str, network: str, *options: str) -> None:
         """Starts a container that ends at once when it is stopped."""
-        words = ("run", "-d", "--stop-signal", "KILL", "--name", name, "--network", network)
-        self.docker(*words, *options, "busybox:latest", "sleep", "1d")
+        self.docker(*run_args(name, network, *options))
 
-    def pings(self, container: str, target: str, tries: int = 3) -> bool:
-        """Whether a container gets an answer from a target."""
-        ping = ("exec", container, "ping", "-c", "1", "-W", "3", target)
-        return any(self.docker(*ping, check=False).returncode == 0 for _ in range(tries))
+    def pings(self, container: str, target: str, size: int = 56) -> bool:
+        """Whether a container gets an answer from a target to one of some pings of this many bytes."""
+        ping = ("exec", container, "ping", "-s", str(size), "-c", "1", "-W", "3", target)
+        return any(self.docker(*ping, check=False).returncode == 0 for _ in range(3))
+
+    def hears(self, container: str, target: str) -> bool:
+        """Whether anybody on a container's segment says to have an address."""
+        ask = ("exec", container, "arping", "-c", "1", "-w", "3", "-I", "eth0", target)
+        return self.docker(*ask, check=False).returncode == 0
 
     def links(self) -> dict[str, dict[str, Any]]:
         """The links in the host's own namespace, by name."""
@@ -101,16 +107,22 @@ class Host(Machine):
         for name in names:
             self.exec("ip", "link", "delete", name, check=False)
 
+    def remove_networks(self) -> None:
+        """Removes every container and qnet network."""
+        boxes, networks = "docker ps -aq", "docker network ls -q --filter driver=qnet"
+        self.exec("sh", "-c", f"{boxes} | xargs -r docker rm -f && {networks} | xargs -r docker network rm")
+
     def remove_all(self) -> None:
-        """Removes every container and qnet network, and the sub-interfaces that a test made by hand."""
-        boxes = self.docker("ps", "-aq").stdout.split()
-        if boxes:
-            self.docker("rm", "-f", *boxes)
-        networks = self.docker("network", "ls", "-q", "--filter", "driver=qnet").stdout.split()
-        if networks:
-            self.docker("network", "rm", *networks)
+        """The same, and the sub-interfaces that a test made by hand."""
+        self.remove_networks()
         links = self.links()
         self.delete_links(name for name in self.segments() if "ifalias" not in links[name])
+
+
+def run_args(name: str, network: str, *options: str) -> list[str]:
+    """Arguments of `docker` for a container that ends at once when it is stopped."""
+    words = ["run", "-d", "--stop-signal", "KILL", "--name", name, "--network", network]
+    return [*words, *options, "busybox:latest", "sleep", "1d"]
 
 
 def whose(tenant: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 PACKAGES = """
-    systemd systemd-sysv dbus udev kmod iproute2 iputils-ping procps python3 docker.io etcd-server openssh-server
+    systemd systemd-sysv dbus udev kmod iproute2 iputils-ping procps python3 docker.io crun etcd-server openssh-server
     nftables tcpdump busybox-static curl ca-certificates
 """
 ETCD = "10.99.0.11:2379"  # the first host has it
@@ -14,6 +14,12 @@ _TRUNK = "[Match]\nName=eth1\n[Network]\nLinkLocalAddressing=no\nIPv6AcceptRA=no
 _COMMAND = """#!/bin/sh
 export PYTHONPATH=/opt/qnet/code:/opt/qnet/packages
 exec /usr/bin/python3 -c 'import sys; from {module} import main; sys.argv[0] = "{name}"; sys.exit(main())' "$@"
+"""
+# crun: Debian's runc is written in Go, whose start alone takes a second here, several times for each container
+_DOCKER = """{
+  "bridge": "none", "iptables": false, "storage-driver": "overlay2",
+  "default-runtime": "crun", "runtimes": {"crun": {"path": "/usr/bin/crun"}}
+}
 """
 _PLUGIN = """[Unit]
 Description=Docker's network and IPAM plugin of qnet
@@ -62,7 +68,7 @@ def files() -> dict[str, tuple[int, str]]:
         "etc/machine-id": "",
         "etc/hosts": "127.0.0.1 localhost\n",
         "etc/default/etcd": f'ETCD_LISTEN_CLIENT_URLS="http://0.0.0.0:2379"\nETCD_ADVERTISE_CLIENT_URLS="http://{ETCD}"\n',
-        "etc/docker/daemon.json": '{"bridge": "none", "iptables": false, "storage-driver": "overlay2"}\n',
+        "etc/docker/daemon.json": _DOCKER,
         "etc/systemd/network/20-eth1.network": _TRUNK,
         "etc/systemd/system/qnet-network.service": _PLUGIN,
     }

@@ -8,22 +8,20 @@ import pytest
 
 from tests.lab.commands import wait_for
 from tests.vm.cluster import TENANTS, Cluster
-from tests.vm.host import CREATE, READY_WITHIN, Host, whose
+from tests.vm.host import CREATE, READY_WITHIN, Host, run_args, whose
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one builds the image and boots the machines
 
-HERE, THERE, ONLY_SHOP, OTHER = "10.60.0.11", "10.60.0.12", "10.60.0.21", "10.61.0.0/24"
-
-
-def mac(tenant: str, address: str) -> str:
-    """A MAC address that tells a frame's tenant, who have the same addresses otherwise."""
-    return f"02:{TENANTS[tenant]:02x}:00:00:00:{int(address.rpartition('.')[2]):02x}"
+HERE, THERE, OTHER = "10.60.0.11", "10.60.0.12", "10.61.0.0/24"
+OWN = {"shop": "10.60.0.21", "lab": "10.60.0.22"}  # addresses that only one of the tenants has
+BOX = {"shop": "shop-21", "lab": "lab-22"}
+SIZES = {"shop": 100, "lab": 200}  # of pings: they tell whose a frame is, where addresses and MAC addresses do not
 
 
 def start(host: Host, tenant: str, address: str) -> str:
     """Starts a container of a tenant on its network of that name; returns the container's name."""
     name = f"{tenant}-{address.rpartition('.')[2]}"
-    host.start(name, tenant, "--ip", address, "--mac-address", mac(tenant, address))
+    host.start(name, tenant, "--ip", address)
     return name
 
 
@@ -34,30 +32,38 @@ def refused(host: Host, *args: str) -> str:
     return " ".join(done.stderr.split())
 
 
-def test_tenants_with_one_subnet_do_not_meet(vms: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["macvlan", "bridge", "ipvlan"])
+def test_tenants_with_one_subnet_do_not_meet(vms: Cluster, tmp_path: Path, mode: str) -> None:
     one, two = vms.hosts
 
     def populate(host: Host) -> None:
         for tenant in TENANTS:
-            host.network(tenant, tenant, "-o", "parent=eth1")
-            start(host, tenant, HERE if host is one else THERE)
+            access = ("-o", "host_access=true") if (host, tenant) == (one, "shop") else ()
+            host.network(tenant, tenant, "-o", f"mode={mode}", *access)
+            start(host, tenant, HERE if host is one else OWN[tenant])
+
+    def check(host: Host) -> None:
+        for tenant, other in (("shop", "lab"), ("lab", "shop")):
+            name, target = (f"{tenant}-11", OWN[tenant]) if host is one else (BOX[tenant], HERE)
+            assert host.pings(name, target, SIZES[tenant])
+            assert host.hears(name, target)
+            assert not host.hears(name, OWN[other])  # over the wire, and on the same host
 
     with vms.segment.capture(tmp_path / "frames") as frames:
         vms.on_all(populate)
-        start(two, "shop", ONLY_SHOP)
-        for tenant in TENANTS:
-            assert one.pings(f"{tenant}-11", THERE), f"{tenant} does not reach its own on the other host"
-            assert two.pings(f"{tenant}-12", HERE), f"{tenant} does not reach its own on the other host"
-            # both tenants have a container at that address: who answered?
-            assert mac(tenant, THERE) in one.docker("exec", f"{tenant}-11", "ip", "neigh").stdout
-        assert one.pings("shop-11", ONLY_SHOP)
-        assert not one.pings("lab-11", ONLY_SHOP, tries=2)  # neither over the wire
-        assert not two.pings("lab-12", ONLY_SHOP, tries=2)  # nor on the same host
+        vms.on_all(check)
+        assert not two.hears(BOX["lab"], one.address)  # nor is the other host there; with host_access it would be
+        one.exec("ping", "-c", "2", "-W", "3", HERE)
+        if mode == "ipvlan":
+            assert one.links()["eth1"]["address"] in one.docker("exec", "lab-11", "ip", "link", "show", "eth0").stdout
+            said = refused(one, *run_args("mac", "lab", "--mac-address", "02:00:00:00:00:01"))
+            assert "containers of an ipvlan network have the MAC address of their parent eth1.200" in said
+    assert {frame.tags for frame in frames} == {(vlan,) for vlan in TENANTS.values()}
     for tenant, vlan in TENANTS.items():
-        own = {mac(tenant, address) for address in (HERE, THERE, ONLY_SHOP)}
-        seen = [frame for frame in frames if {frame.source, frame.target} & own]
-        assert len([frame for frame in seen if "ICMP echo" in frame.text]) >= 4
-        assert [frame.text for frame in seen if frame.tags != (vlan,)] == []
+        size = f"length {SIZES[tenant] + 8}"  # with ICMP's header
+        echoes = [frame for frame in frames if "ICMP echo" in frame.text and frame.text.endswith(size)]
+        assert len(echoes) >= 4
+        assert [frame.text for frame in echoes if frame.tags != (vlan,)] == []
 
 
 def test_sub_interface_comes_with_the_first_network_and_goes_with_the_last(vms: Cluster) -> None:
@@ -78,20 +84,31 @@ def test_sub_interface_comes_with_the_first_network_and_goes_with_the_last(vms: 
     assert host.segments() == set()
 
 
-@pytest.mark.parametrize("name", ["eth1.100", "trunk-shop"])
-def test_sub_interface_that_was_there_is_used_and_stays(vms: Cluster, name: str) -> None:
+def test_sub_interfaces_that_were_there_and_untagged_networks_beside_them(vms: Cluster, tmp_path: Path) -> None:
     one, two = vms.hosts
-    one.add_vlan(100, name)
-    was = one.links()[name]["ifindex"]
-    vms.on_all(lambda host: host.network("shop", "shop"))
-    assert (one.segments(), two.segments()) == ({name}, {"eth1.100"})
-    near = start(one, "shop", HERE)
-    start(two, "shop", THERE)
-    assert one.pings(near, THERE)
-    one.docker("rm", "-f", near)
-    one.docker("network", "rm", "shop")
-    assert one.links()[name]["ifindex"] == was
-    assert "ifalias" not in one.links()[name]
+    names = {one: "trunk-shop", two: "eth1.100"}  # whatever it is called
+    for host, name in names.items():
+        host.add_vlan(100, name)
+    were = {host: host.links()[name]["ifindex"] for host, name in names.items()}
+
+    def populate(host: Host) -> None:
+        host.network("shop", "shop")
+        start(host, "shop", HERE if host is one else THERE)
+        host.network("plain", "default", subnet=OTHER)
+        host.start("plain", "plain", "--ip", "10.61.0.11" if host is one else "10.61.0.12")
+
+    vms.on_all(populate)
+    with vms.segment.capture(tmp_path / "frames") as frames:
+        assert one.pings("shop-11", THERE)
+        assert one.pings("plain", "10.61.0.12")
+    echoes = [frame for frame in frames if "ICMP echo" in frame.text]
+    assert {frame.tags for frame in echoes if HERE in frame.text} == {(100,)}
+    assert {frame.tags for frame in echoes if "10.61.0.11" in frame.text} == {()}
+    vms.on_all(Host.remove_networks)
+    for host, name in names.items():
+        assert host.segments() == {name}
+        assert host.links()[name]["ifindex"] == were[host]
+        assert "ifalias" not in host.links()[name]
 
 
 def test_parents_of_a_tenant(vms: Cluster) -> None:
@@ -104,33 +121,21 @@ def test_parents_of_a_tenant(vms: Cluster) -> None:
         "of them, -o parent=eth1"
     ) in said
     host.network("own", "shop", "-o", "parent=eth1.100", subnet=OTHER)
-    host.start("on-own", "own")
     assert host.segments() == {"eth1.100", "eth1.200"}
-
-
-def test_untagged_beside_tagged(vms: Cluster, tmp_path: Path) -> None:
-    one = vms.hosts[0]
-
-    def populate(host: Host) -> None:
-        host.network("shop", "shop", "-o", "parent=eth1")
-        host.network("plain", "default", "-o", "parent=eth1", subnet=OTHER)
-        host.start("plain", "plain", "--ip", "10.61.0.11" if host is one else "10.61.0.12")
-        start(host, "shop", HERE if host is one else THERE)
-
-    vms.on_all(populate)
-    with vms.segment.capture(tmp_path / "frames") as frames:
-        assert one.pings("plain", "10.61.0.12")
-        assert one.pings("shop-11", THERE)
-    tags = {frame.tags for frame in frames if "ICMP echo" in frame.text and "10.61.0." in frame.text}
-    assert tags == {()}
-    assert {frame.tags for frame in frames if "ICMP echo" in frame.text and HERE in frame.text} == {(100,)}
+    found = host.doctor()
+    for part in ("parent trunk (eth1) is up", "makes vlan links", "makes ipvlan links"):
+        assert part in found
 
 
 def test_sub_interface_is_back_after_a_reboot(vms: Cluster) -> None:
     one, two = vms.hosts  # etcd is on the first
-    vms.on_all(lambda host: host.network("shop", "shop"))
-    start(one, "shop", HERE)
-    name = start(two, "shop", THERE)
+
+    def populate(host: Host) -> None:
+        host.network("shop", "shop")
+        start(host, "shop", HERE if host is one else THERE)
+
+    vms.on_all(populate)
+    name = "shop-12"
     assert two.pings(name, HERE)
     two.exec("sync")
     two.power_off()
@@ -152,5 +157,5 @@ def test_sub_interfaces_that_a_crash_left_are_deleted(vms: Cluster) -> None:
     host.add_vlan(300, "eth1.300", alias="qnet")
     wait_for("end of what was left", lambda: host.segments() == {"eth1.400"}, READY_WITHIN, 1)
     host.network("shop", "shop")  # and what is needed stays, comparison after comparison
-    host.exec("sleep", "15")
+    host.exec("sleep", "12")
     assert host.segments() == {"eth1.100", "eth1.400"}
