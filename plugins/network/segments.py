@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
+from functools import cache
 
 import msgspec
 
@@ -75,9 +76,10 @@ class Segments:
             Unavailable: the store cannot be reached.
         """
         overlays: dict[int, Segment] = {}
+        addresses = cache(self._kernel.addresses)  # hundreds of networks ask for the same
         for network in networks:
             try:
-                segment = self._overlay_of(network)
+                segment = self._overlay_of(network, addresses)
                 if segment is not None:
                     overlays[segment.vni] = segment
                 local = segment.local if segment else ""
@@ -102,7 +104,7 @@ class Segments:
                 self._kernel.delete(network.parent)
 
     def _make(self, network: Network) -> None:
-        segment = self._overlay_of(network)
+        segment = self._overlay_of(network, self._kernel.addresses)
         if network.vlan:
             self._kernel.add_vlan(Vlan(network.parent, network.trunk, network.vlan))
         elif segment is not None:
@@ -115,11 +117,12 @@ class Segments:
         if bridge is not None:
             self._kernel.bring_up(bridge.name)
 
-    def _overlay_of(self, network: Network) -> Segment | None:
+    @staticmethod
+    def _overlay_of(network: Network, addresses: Callable[[str], Collection[str]]) -> Segment | None:
         """A network's VNI on this host; None: it has none. Raises InvalidRequest."""
         if not network.vni:
             return None
-        local = plan.underlay_address(network.trunk, self._kernel.addresses(network.trunk))
+        local = plan.underlay_address(network.trunk, addresses(network.trunk))
         return Segment(network.vni, network.tenant, network.parent, network.trunk, local)
 
     def _check_tenant(self, ask: Ask, tenant: TenantRecord) -> None:

@@ -11,7 +11,9 @@ from tests.bench.model import RATIO, Goal, Measured, interleaved, paired, spread
 from tests.lab.cluster import Lab
 
 BRIDGE = Goal("docker run --rm in mode bridge ÷ in mode macvlan, medians", RATIO, "≤", 1.1)
-VXLAN = Goal("docker run --rm in mode vxlan, with two other hosts in the VNI ÷ in mode macvlan, medians", RATIO, "≤", 1.1)
+VXLAN = Goal(
+    "docker run --rm in mode vxlan, with two other hosts in the VNI ÷ in mode macvlan, medians", RATIO, "≤", 1.1
+)
 GOALS = (BRIDGE, VXLAN)
 ROUNDS = 25
 
