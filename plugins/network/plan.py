@@ -212,18 +212,21 @@ def check_parent(ask: Ask, links: Mapping[str, Link], others: Iterable[Network],
     Raises:
         InvalidRequest: saying what is wrong with it and which links could be one.
     """
-    could = ", ".join(sorted(name for name, link in links.items() if _fit(link))) or "none that is up"
+
+    def could() -> str:
+        return ", ".join(sorted(name for name, link in links.items() if _fit(link))) or "none that is up"
+
     if not ask.parent:
-        raise InvalidRequest(f"no parent: add -o parent=LINK, or parent to [network] in the settings; links: {could}")
+        raise InvalidRequest(f"no parent: add -o parent=LINK, or parent to [network] in the settings; links: {could()}")
     link = links.get(ask.parent)
     if link is None:
-        raise InvalidRequest(f"parent {ask.parent[:64]!r} does not exist on this host; links: {could}")
+        raise InvalidRequest(f"parent {ask.parent[:64]!r} does not exist on this host; links: {could()}")
     if not trunk:
         _check_beside(ask, [other for other in others if other.parent == ask.parent and other.id != ask.id])
     shared = link.master == bridge_over(link) and (trunk or ask.mode != "macvlan")
     reason = "" if shared else _unfit(link)
     if reason:
-        raise InvalidRequest(f"parent {ask.parent} {reason}; links: {could}")
+        raise InvalidRequest(f"parent {ask.parent} {reason}; links: {could()}")
     if ask.mtu > link.mtu:
         raise InvalidRequest(f"-o mtu={ask.mtu} is more than the {link.mtu} of parent {ask.parent}")
 

@@ -46,6 +46,9 @@ class Kernel(Protocol):
     def all(self) -> dict[str, Link]:
         """Every link, by name."""
 
+    def look(self) -> Mapping[str, Link]:
+        """The same for who needs few of them: each is asked for when it is needed."""
+
     def addresses(self, name: str) -> Collection[str]:
         """The addresses that the host has on a link."""
 

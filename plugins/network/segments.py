@@ -47,7 +47,7 @@ class Segments:
             Conflict, Unavailable
         """
         tenant = self._tenants.get(ask.tenant)
-        links, others = self._kernel.all(), self._repository.networks.all()
+        links, others = self._kernel.look(), self._repository.networks.all()
         self._check_tenant(ask, tenant)
         parent = links.get(ask.parent)
         trunk = ask.mode == "vxlan" or (bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan))
@@ -58,7 +58,7 @@ class Segments:
             made = self._planned(ask, tenant, links)
             undo.callback(self.drop, made)
             self._make(made)
-        plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.all(), others)
+        plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.look(), others)
         return made
 
     def ensure(self, network: Network) -> None:
@@ -99,7 +99,7 @@ class Segments:
             if bridge is not None and all(other.bridge != bridge.name for other in others):
                 self._kernel.delete(bridge.name)
                 self._filters.remove(bridge.name)
-            link = self._kernel.all().get(network.parent) if network.vlan or network.vni else None
+            link = self._kernel.look().get(network.parent) if network.vlan or network.vni else None
             if link is not None and link.ours and all(other.parent != network.parent for other in others):
                 self._kernel.delete(network.parent)
 

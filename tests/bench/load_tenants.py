@@ -27,7 +27,9 @@ class TenantsOfMany:
             for vni in vnis:
                 tenants.create(f"t{vni}", Change(vni=vni))
             return {}
-        found = {f"t{vni}": f"02:bb:{generation:02x}:{vni >> 16:02x}:{vni >> 8 & 255:02x}:{vni & 255:02x}" for vni in vnis}
+        found = {
+            f"t{vni}": f"02:bb:{generation:02x}:{vni >> 16:02x}:{vni >> 8 & 255:02x}:{vni & 255:02x}" for vni in vnis
+        }
         puts = [Put(schema.vtep_key(vni, AWAY), schema.encode(VtepRecord(address=VTEP))) for vni in vnis]
         address = self._subnet.replace("0/24", str(100 + generation))
         for tenant, mac in found.items():

@@ -41,7 +41,9 @@ def measure(lab: Lab) -> Iterator[Measured]:
             one()
         found = interleaved(ROUNDS, **measures)
         ratio = paired(found, "more", "first")
-        yield Measured(CREATE, ratio.median, f"{ratio}; s: more {spread(found['more'])}, first {spread(found['first'])}")
+        yield Measured(
+            CREATE, ratio.median, f"{ratio}; s: more {spread(found['more'])}, first {spread(found['first'])}"
+        )
         took = spread(_restart(many, tenants, vnis, number) for number in range(RESTARTS))
         yield Measured(RESTART, took.median, f"s: {took}")
 

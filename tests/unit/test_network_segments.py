@@ -42,6 +42,8 @@ class Kernel:
     def all(self) -> dict[str, Link]:
         return dict(self.links)
 
+    look = all
+
     def addresses(self, name: str) -> list[str]:
         return self.own.get(name, [])
 
