@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from plugins.network import nat_rules, rules
 from plugins.network.plan import Guard
+from plugins.network.rules import Senders
 from qnet.errors import Unavailable, Unsupported
 
 TIMEOUT = 5.0
@@ -30,9 +31,13 @@ class Filters:
         """Keep the host itself off a segment that it bridges. Raises Unsupported, Unavailable."""
         self._nft(rules.shield(bridge), f"keep the host off {bridge}")
 
-    def underlay(self, vnis: Mapping[int, frozenset[str]], links: Collection[str]) -> None:
-        """Take the packets of these VNIs from these hosts only, over these links. Raises Unsupported, Unavailable."""
-        self._nft(rules.underlay(vnis, links), "guard the underlay")
+    def underlay(self, senders: Senders, before: Senders | None = None) -> None:
+        """Take the packets of VNIs from these hosts only. `before`: whose rules are in force, if that is known.
+
+        Raises:
+            Unsupported, Unavailable
+        """
+        self._nft(rules.underlay(senders, before), "guard the underlay")
 
     def chains(self) -> frozenset[str]:
         """The chains that are in force, or would be if their devices were there."""

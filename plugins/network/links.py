@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 ALIAS = "qnet"
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
+SKIP_STATS = 0x8  # RTEXT_FILTER_SKIP_STATS: they would be most of a list
 NTF_MASTER, STATIC = 4, 0x40  # of a bridge's forwarding entry
 NAMESPACES = Path("/run/netns")  # by name, as ip-netns(8) has them
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
@@ -38,9 +40,19 @@ class Links:
     def all(self) -> dict[str, Link]:
         """Every link, by name; none that is being made."""
         with self._making, operation("list links") as netlink:
-            entries = list(netlink.get_links())
+            entries = list(netlink.link("dump", ext_mask=SKIP_STATS))
         names = {entry["index"]: entry.get_attr("IFLA_IFNAME") for entry in entries}
-        return {names[entry["index"]]: _link(entry, names) for entry in entries}
+        return {names[entry["index"]]: _link(entry, lambda index: names.get(index, "")) for entry in entries}
+
+    def look(self) -> Mapping[str, Link]:
+        """The links, each as it is when it is first asked for; only to go through them all takes a list."""
+        return _Look(self)
+
+    def one(self, name: str) -> Link | None:
+        """A link; None if it is not there, or being made."""
+        with self._making, operation(f"look at link {name}") as netlink:
+            index = index_of(netlink, name)
+            return None if index is None else _link(netlink.get_links(index)[0], _name_of)
 
     def addresses(self, name: str) -> Collection[str]:
         """The addresses that the host has on a link, without those that the link gave itself."""
@@ -213,7 +225,7 @@ class Links:
 
     def sync(self, shim: Shim) -> None:
         """Make the host's own link on a network as it should be: there, up, with its addresses and routes."""
-        if shim.name not in self.all():
+        if self.one(shim.name) is None:
             self.add(shim.link)
             if isinstance(shim.link, Veth):
                 self.attach(shim.link)
@@ -260,6 +272,27 @@ class Links:
                     raise
 
 
+class _Look(Mapping[str, Link]):
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._seen: dict[str, Link | None] = {}
+
+    def __getitem__(self, name: str) -> Link:
+        if name not in self._seen:
+            self._seen[name] = self._links.one(name)
+        link = self._seen[name]
+        if link is None:
+            raise KeyError(name)
+        return link
+
+    def __iter__(self) -> Iterator[str]:
+        self._seen = {**self._links.all()}
+        return iter(self._seen)
+
+    def __len__(self) -> int:
+        return len(self._links.all())
+
+
 def _scope(prefix: str) -> int:
     """A route's scope, link for IPv4: a deletion that names another one finds no route (ip-route(8))."""
     return RT_SCOPE_UNIVERSE if ":" in prefix else RT_SCOPE_LINK
@@ -297,7 +330,14 @@ def _no_ipv4(name: str) -> None:
         (folder / knob).write_text(value)
 
 
-def _link(entry: Any, names: dict[int, str]) -> Link:
+def _name_of(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
+
+
+def _link(entry: Any, name_of: Callable[[int], str]) -> Link:
     kind = entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or ""
     data = entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA") if kind in ("vlan", "vxlan") else None
     parent = data.get_attr("IFLA_VXLAN_LINK") if data and kind == "vxlan" else entry.get_attr("IFLA_LINK")
@@ -307,8 +347,8 @@ def _link(entry: Any, names: dict[int, str]) -> Link:
         kind=kind,
         up=bool(entry["flags"] & IFF_UP),
         mtu=entry.get_attr("IFLA_MTU") or 0,
-        parent=names.get(parent, "") if parent and kind != "veth" else "",
-        master=names.get(entry.get_attr("IFLA_MASTER") or 0, ""),
+        parent=name_of(parent) if parent and kind != "veth" else "",
+        master=name_of(entry.get_attr("IFLA_MASTER") or 0),
         loopback=bool(entry["flags"] & IFF_LOOPBACK),
         vlan=(data.get_attr("IFLA_VLAN_ID") or 0) if data and kind == "vlan" else 0,
         local=_local(data) if data and kind == "vxlan" else "",

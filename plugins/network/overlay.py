@@ -9,18 +9,24 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from plugins.network.forwarding import Box, Changes, Table, difference
+from plugins.network.forwarding import Box, Changes, Key, Table, difference
 from plugins.network.ports import Filters, Tunnels
+from plugins.network.rules import Senders
 from qnet import metrics, schema
-from qnet.errors import Internal, QnetError
+from qnet.errors import Internal, QnetError, Unavailable
 from qnet.schema import AddressRecord, VtepRecord
 from qnet.store.base import Store
 from qnet.store.cache import Change, PrefixCache
 
 logger = logging.getLogger(__name__)
+
+LOADERS = 16  # VNIs that are loaded at a time when the process starts
+MOST = 1000  # changes that wait for each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,39 +40,23 @@ class Segment:
     local: str
 
 
-class _Follower:
-    """One VNI and the copies of what it needs from the store."""
+_Hear: TypeAlias = "Callable[[_Follower, list[Change]], None]"
 
-    def __init__(self, segment: Segment, store: Store, host: str, post: Callable[[Callable[[], None]], None]) -> None:
+
+class _Follower:
+    """One VNI, and a copy of where its containers are."""
+
+    def __init__(self, segment: Segment, store: Store, host: str, hear: _Hear) -> None:
         self.segment = segment
         self.table = Table(host)
-        self.apply: Callable[[Changes], None] = lambda _: None
-        self._hosts = PrefixCache(
-            store, schema.vtep_key(segment.vni), lambda news: post(lambda: self._hear_hosts(news))
-        )
-        contents = schema.tenant_contents_prefix(segment.tenant)
-        self._boxes = PrefixCache(store, contents, lambda news: post(lambda: self._hear_boxes(news)))
+        self.live = False  # whether what changes is written: not before all is loaded
+        prefix = schema.tenant_contents_prefix(segment.tenant)
+        self.boxes = PrefixCache(store, prefix, lambda news: hear(self, news))
 
-    def start(self) -> None:
-        """Load both copies. Raises Unavailable."""
-        self._hosts.start()
-        self._boxes.start()
-
-    def close(self) -> None:
-        """Follow no longer."""
-        self._hosts.close()
-        self._boxes.close()
-
-    def _hear_hosts(self, news: list[Change]) -> None:
-        self.apply(self.table.hosts((host, _vtep(value)) for host, value in news))
-
-    def _hear_boxes(self, news: list[Change]) -> None:
-        found = []
-        for suffix, value in news:
-            _, kind, address = suffix.split("/", 2)
-            if f"{kind}/" == schema.ADDRESS:
-                found.append((address, _box(suffix, value)))
-        self.apply(self.table.boxes(found))
+    @property
+    def senders(self) -> frozenset[tuple[str, str]]:
+        """Who may send packets of the VNI, see `rules.Senders`."""
+        return frozenset((self.segment.underlay, vtep) for vtep in self.table.vteps)
 
 
 class Overlay:
@@ -79,32 +69,23 @@ class Overlay:
         self._host = host
         self._lock = threading.RLock()
         self._guarding = threading.Lock()
+        self._guarded: Senders | None = None  # whose rules are in force
         self._followers: dict[int, _Follower] = {}
+        self._pending: dict[_Follower, dict[Key, str | None]] = {}
         self._known = False  # whether what an earlier process published was looked at
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._hosts = PrefixCache(store, schema.VTEPS, lambda news: self._work.put(lambda: self._hear_hosts(news)))
         self._thread = threading.Thread(target=self._run, name="overlay", daemon=True)
         self._thread.start()
 
     def enter(self, segment: Segment) -> None:
         """Take part in a VNI, or go on as this segment says. Raises Unsupported, Unavailable."""
         with self._lock:
-            follower = self._followers.get(segment.vni)
-            if follower is not None and follower.segment == segment:
-                return
-            record = schema.encode(VtepRecord(address=segment.local))
-            self._store.put(schema.vtep_key(segment.vni, self._host), record)
-            if follower is not None:
-                follower.close()
-            fresh = _Follower(segment, self._store, self._host, self._work.put)
-            fresh.apply = lambda changes: self._apply(fresh, changes)
-            self._followers[segment.vni] = fresh
-            try:
-                fresh.start()
-            except QnetError:
-                fresh.close()
-                del self._followers[segment.vni]
-                raise
-        self._guard()
+            fresh = self._fresh([segment])
+            self._follow(fresh, {})
+        if fresh:
+            self._work.put(lambda: self._go_live(segment.vni))
+            self._guard()
 
     def leave(self, vni: int) -> None:
         """Take part no longer; that this host does not is no error. Its record goes now, or with the next `sync`."""
@@ -112,7 +93,7 @@ class Overlay:
             follower = self._followers.pop(vni, None)
             self._known = False
             if follower is not None:
-                follower.close()
+                follower.boxes.close()
             try:
                 self._guard()
                 self._store.delete(schema.vtep_key(vni, self._host))  # last: as long as it is there, there may be rules
@@ -124,67 +105,154 @@ class Overlay:
 
         Of others only what an earlier process left is withdrawn: one that this process is about to make must stay.
         """
-        for segment in wanted.values():
-            self.enter(segment)
+        with self._lock:
+            fresh = self._fresh(wanted.values())
+            if fresh or not self._known:
+                published = {kv.key: kv.value for kv in self._store.range(schema.VTEPS).kvs}
+                self._follow(fresh, published)
+                self._withdraw(published)
         self._work.put(self._reconcile)
-        if not self._known:
-            self._withdraw(wanted)
 
     def close(self) -> None:
         """End the thread and stop following; the kernel keeps what it knows."""
         self._work.put(None)
         self._thread.join(timeout=2)
+        self._hosts.close()
         for follower in self._followers.values():
-            follower.close()
+            follower.boxes.close()
 
-    def _withdraw(self, wanted: Mapping[int, Segment]) -> None:
-        """Take back what an earlier process published and nothing needs, and its rules. Raises Unavailable."""
-        self._known = True
+    def _fresh(self, segments: Iterable[Segment]) -> list[Segment]:
+        """Those that are not followed, or not as they are now."""
+        has = {vni: follower.segment for vni, follower in self._followers.items()}
+        return [segment for segment in segments if has.get(segment.vni) != segment]
+
+    def _follow(self, fresh: Collection[Segment], published: Mapping[str, bytes]) -> None:
+        """Publish that the host takes part, and load what is needed, many at a time."""
+        if not fresh:
+            return
+        self._hosts.start()
         try:
-            keys = [kv.key for kv in self._store.range(schema.VTEPS).kvs]
+            with ThreadPoolExecutor(min(LOADERS, len(fresh))) as pool:
+                list(pool.map(lambda segment: self._begin(segment, published), fresh))
+        finally:
+            vnis = {segment.vni for segment in fresh}
+            self._work.put(lambda: self._load_hosts(vnis))
+
+    def _begin(self, segment: Segment, published: Mapping[str, bytes]) -> None:
+        key, record = schema.vtep_key(segment.vni, self._host), schema.encode(VtepRecord(address=segment.local))
+        if published.get(key) != record:
+            self._store.put(key, record)
+        follower = _Follower(segment, self._store, self._host, self._post_boxes)
+        try:
+            follower.boxes.start()
         except QnetError:
-            self._known = False
+            follower.boxes.close()
             raise
-        for vni, host in (key.removeprefix(schema.VTEPS).split("/") for key in keys):
-            with self._lock:
-                if host == self._host and int(vni) not in {*wanted, *self._followers}:
-                    self.leave(int(vni))
+        before, self._followers[segment.vni] = self._followers.get(segment.vni), follower
+        if before is not None:
+            before.boxes.close()
+
+    def _withdraw(self, published: Iterable[str]) -> None:
+        """Take back what an earlier process published and nothing needs, and its rules."""
+        self._known = True
+        for key in published:
+            vni, host = _place(key.removeprefix(schema.VTEPS))
+            if host == self._host and vni not in self._followers:
+                self.leave(vni)
+
+    def _post_boxes(self, follower: _Follower, news: list[Change]) -> None:
+        self._work.put(lambda: self._hear_boxes(follower, news))
 
     # -- what the thread does --------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        done = 0
         while (task := self._work.get()) is not None:
-            try:
-                task()
-            except QnetError as error:
-                logger.warning("VXLAN: %s; it is compared again", error)
-            except Exception:
-                logger.exception("VXLAN: it is compared again")
+            self._try(task)
+            done += 1
+            if self._work.empty() or done % MOST == 0:
+                self._try(self._flush)  # all that came meanwhile at once
 
-    def _apply(self, follower: _Follower, changes: Changes) -> None:
-        if not changes or self._followers.get(follower.segment.vni) is not follower:
-            return
-        if any(kind == "flood" for kind, _ in changes):
+    @staticmethod
+    def _try(task: Callable[[], None]) -> None:
+        try:
+            task()
+        except QnetError as error:
+            logger.warning("VXLAN: %s; it is compared again", error)
+        except Exception:
+            logger.exception("VXLAN: it is compared again")
+
+    def _hear_hosts(self, news: Iterable[Change]) -> None:
+        for suffix, value in news:
+            vni, host = _place(suffix)
+            if follower := self._followers.get(vni):
+                self._note(follower, follower.table.hosts([(host, _vtep(value))]))
+
+    def _load_hosts(self, vnis: Collection[int]) -> None:
+        items = self._hosts.items()
+        self._hear_hosts((suffix, kv.value) for suffix, kv in items if _place(suffix)[0] in vnis)
+
+    def _hear_boxes(self, follower: _Follower, news: Iterable[Change]) -> None:
+        found = []
+        for suffix, value in news:
+            _, kind, address = suffix.split("/", 2)
+            if f"{kind}/" == schema.ADDRESS:
+                found.append((address, _box(suffix, value)))
+        self._note(follower, follower.table.boxes(found))
+
+    def _go_live(self, vni: int) -> None:
+        """Write what was loaded of a VNI."""
+        if follower := self._followers.get(vni):
+            follower.live = True
+            self._note(follower, follower.table.entries)
+
+    def _note(self, follower: _Follower, changes: Changes) -> None:
+        if changes and follower.live:
+            self._pending.setdefault(follower, {}).update(changes)
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, {}
+        mine = {each: changes for each, changes in pending.items() if self._followers.get(each.segment.vni) is each}
+        if any(kind == "flood" for changes in mine.values() for kind, _ in changes):
             self._guard()
-        self._tunnels.change(follower.segment.link, changes)
+        if mine:
+            self._tunnels.change({each.segment.link: changes for each, changes in mine.items()})
 
-    def _guard(self) -> None:
+    def _guard(self, *, anew: bool = False) -> None:
+        """Put the rules of the underlay into force; `anew`: whatever they are."""
         with self._guarding:
-            followers = list(self._followers.values())
-            links = {follower.segment.underlay for follower in followers}
-            self._filters.underlay({follower.segment.vni: follower.table.vteps for follower in followers}, links)
+            wanted = {vni: follower.senders for vni, follower in list(self._followers.items())}
+            before, self._guarded = None if anew else self._guarded, None
+            if wanted != before:
+                try:
+                    self._filters.underlay(wanted, before)
+                except Unavailable:
+                    if before is None:
+                        raise
+                    self._filters.underlay(wanted)  # somebody took the rules away
+            self._guarded = wanted
 
     def _reconcile(self) -> None:
         followers = list(self._followers.values())
-        if followers:
-            self._guard()
+        if not followers:
+            return
+        self._guard(anew=True)
+        has, changes = self._tunnels.entries(), {}
         for follower in followers:
+            follower.live = True
             link = follower.segment.link
-            changes = difference(self._tunnels.entries(link), follower.table.entries)
-            if changes:
+            if wrong := difference(has.get(link, {}), follower.table.entries):
                 metrics.REPAIRS.labels("forwarding entries").inc()
-                logger.info("%s: %d forwarding entries put right", link, len(changes))
-                self._tunnels.change(link, changes)
+                logger.info("%s: %d forwarding entries put right", link, len(wrong))
+                changes[link] = wrong
+        self._pending.clear()
+        self._tunnels.change(changes)
+
+
+def _place(suffix: str) -> tuple[int, str]:
+    """The VNI and the host that a record of a host's own address is about."""
+    vni, host = suffix.split("/", 1)
+    return int(vni), host
 
 
 def _vtep(value: bytes | None) -> str | None:

@@ -264,20 +264,23 @@ def check_parent(
     Raises:
         InvalidRequest: saying what is wrong with it and which links could be one.
     """
-    could = ", ".join(sorted(name for name, link in links.items() if _fit(link))) or "none that is up"
-    named = ", ".join(f"{name} ({link})" for name, link in sorted(names.items()))
-    could += f"; names of the settings: {named}" if named else ""
+
+    def could() -> str:
+        found = ", ".join(sorted(name for name, link in links.items() if _fit(link))) or "none that is up"
+        named = ", ".join(f"{name} ({link})" for name, link in sorted(names.items()))
+        return found + (f"; names of the settings: {named}" if named else "")
+
     if not ask.parent:
-        raise InvalidRequest(f"no parent: add -o parent=LINK, or parent to [network] in the settings; links: {could}")
+        raise InvalidRequest(f"no parent: add -o parent=LINK, or parent to [network] in the settings; links: {could()}")
     link = links.get(ask.parent)
     if link is None:
-        raise InvalidRequest(f"parent {ask.parent[:64]!r} does not exist on this host; links: {could}")
+        raise InvalidRequest(f"parent {ask.parent[:64]!r} does not exist on this host; links: {could()}")
     if not trunk:
         _check_beside(ask, [other for other in others if other.parent == ask.parent and other.id != ask.id])
     shared = link.master == bridge_over(link) and (trunk or ask.mode in BRIDGED)
     reason = "" if shared else _unfit(link)
     if reason:
-        raise InvalidRequest(f"parent {ask.parent} {reason}; links: {could}")
+        raise InvalidRequest(f"parent {ask.parent} {reason}; links: {could()}")
     if ask.mtu > link.mtu:
         raise InvalidRequest(f"-o mtu={ask.mtu} is more than the {link.mtu} of parent {ask.parent}")
 

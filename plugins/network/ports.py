@@ -8,6 +8,7 @@ from typing import Protocol
 from plugins.network.forwarding import Changes, Entries
 from plugins.network.frames import IPAddress
 from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan, Vxlan
+from plugins.network.rules import Senders
 from qnet.schema import SegmentKind, TenantRecord
 
 
@@ -46,6 +47,9 @@ class Kernel(Protocol):
     def all(self) -> dict[str, Link]:
         """Every link, by name."""
 
+    def look(self) -> Mapping[str, Link]:
+        """The same for who needs few of them: each is asked for when it is needed."""
+
     def addresses(self, name: str) -> Collection[str]:
         """The addresses that the host has on a link."""
 
@@ -80,11 +84,11 @@ class Kernel(Protocol):
 class Tunnels(Protocol):
     """What the driver needs of VXLAN links (`plugins.network.tunnels.Tunnels`)."""
 
-    def entries(self, link: str) -> Entries:
-        """What a link knows."""
+    def entries(self) -> Mapping[str, Entries]:
+        """What they know, by link."""
 
-    def change(self, link: str, changes: Changes) -> None:
-        """Tell it what changed."""
+    def change(self, changes: Mapping[str, Changes]) -> None:
+        """Tell them what changed."""
 
 
 class Filters(Protocol):
@@ -99,7 +103,7 @@ class Filters(Protocol):
     def shield(self, bridge: str) -> None:
         """Keep the host itself off a bridge."""
 
-    def underlay(self, vnis: Mapping[int, frozenset[str]], links: Collection[str]) -> None:
+    def underlay(self, senders: Senders, before: Senders | None = None) -> None:
         """Take the packets of VNIs from their hosts only."""
 
     def chains(self) -> frozenset[str]:

@@ -7,7 +7,8 @@ a third one counts what the endpoint gets, at the device's egress. Pure: `plugin
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 from plugins.network.plan import Guard
 
@@ -16,6 +17,24 @@ UNDERLAY = "qnet_underlay"
 VXLAN_PORT = 4789  # RFC 7348
 DIRECTIONS, SCOPES = ("sent", "received"), ("internal", "external")
 LINK_ONLY = ("0.0.0.0/32", "169.254.0.0/16", "224.0.0.0/24", "255.255.255.255/32", "::/128", "fe80::/10", "ff02::/16")
+VNI = "@th,96,24"  # where its packets have it: nft 1.0.6 has no word for it
+SETS = {"vnis": VNI, "senders": f"iifname . {VNI} . ip saddr", "senders6": f"iifname . {VNI} . ip6 saddr"}
+SKELETON = (
+    f"table inet {UNDERLAY} {{",
+    *(line for name, what in SETS.items() for line in (f"set {name} {{", f"typeof {what}", "}")),
+    "chain vxlan {",
+    *(f"{what} @{name} accept" for name, what in SETS.items() if name != "vnis"),
+    f"{VNI} != @vnis return",
+    "drop",
+    "}",
+    "chain arriving {",
+    "type filter hook prerouting priority raw; policy accept;",
+    f"udp dport {VXLAN_PORT} jump vxlan",
+    "}",
+    "}",
+)
+Senders: TypeAlias = Mapping[int, frozenset[tuple[str, str]]]
+"""For each VNI of the host who else is in it: an address, and the link by which its packets come."""
 NOBODY = "0.0.0.0"  # noqa: S104 - the sender of who asks whether an address is free (RFC 5227)
 
 
@@ -112,42 +131,34 @@ def shield(bridge: str) -> str:
     return "\n".join((f"add table netdev {TABLE}", _chain(bridge))) + "\n"
 
 
-def underlay(vnis: Mapping[int, frozenset[str]], links: Collection[str]) -> str:
-    """What nft does so that only the other hosts of a VNI can send frames into it, over the underlay's links; without
+def underlay(senders: Senders, before: Senders | None = None) -> str:
+    """What nft does so that only the other hosts of a VNI can send frames into it, over the underlay's link; without
     any VNI, what takes that away.
 
     It is asked before the host takes or forwards a packet: a container behind an address translation of this host would
     else speak in the host's name. VNIs of somebody else's VXLAN pass; a fragment too short to tell its VNI does not.
+
+    Args:
+        before: whose rules are in force; then only what changes is said. None: all is made anew.
     """
     fresh = [f"add table inet {UNDERLAY}", f"delete table inet {UNDERLAY}"]
-    if not vnis:
+    if not senders:
         return "\n".join(fresh) + "\n"
-    inside = [line for vni, vteps in sorted(vnis.items()) for line in _vni(vni, vteps, links)]
-    jumps = ", ".join(f"{vni} : goto vni{vni}" for vni in sorted(vnis))
-    body = [
-        *inside,
-        "chain vxlan {",
-        f"@th,96,24 vmap {{ {jumps} }}",
-        f"@th,96,24 != {_set(map(str, sorted(vnis)))} return",
-        "drop",
-        "}",
-        "chain arriving {",
-        "type filter hook prerouting priority raw; policy accept;",
-        f"udp dport {VXLAN_PORT} jump vxlan",
-        "}",
-    ]
-    return "\n".join((*fresh, f"table inet {UNDERLAY} {{", *body, "}")) + "\n"
+    had, has = _elements(before or {}), _elements(senders)
+    lines = [] if before else [*fresh, *SKELETON]
+    for word, pairs in (("delete", had - has), ("add", has - had)):
+        for name in SETS:
+            elements = sorted(element for where, element in pairs if where == name)
+            if elements:
+                lines.append(f"{word} element inet {UNDERLAY} {name} {_set(elements)}")
+    return "\n".join(lines) + "\n"
 
 
-def _vni(vni: int, vteps: Iterable[str], links: Iterable[str]) -> Iterable[str]:
-    names = _set(f'"{link}"' for link in sorted(links))
-    yield f"chain vni{vni} {{"
-    for word, colon in (("ip", False), ("ip6", True)):
-        senders = sorted(vtep for vtep in vteps if (":" in vtep) == colon)
-        if senders:
-            yield f"iifname {names} {word} saddr {_set(senders)} accept"
-    yield "drop"
-    yield "}"
+def _elements(senders: Senders) -> set[tuple[str, str]]:
+    found = {("vnis", str(vni)) for vni in senders}
+    for vni, hosts in senders.items():
+        found |= {("senders6" if ":" in vtep else "senders", f'"{link}" . {vni} . {vtep}') for link, vtep in hosts}
+    return found
 
 
 def _chain(device: str, hook: str = "ingress", name: str = "") -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
+from functools import cache
 
 import msgspec
 
@@ -57,7 +58,7 @@ class Segments:
         """
         tenant = self._tenants.get(ask.tenant)
         ask = msgspec.structs.replace(ask, parent=self._parents.get(ask.parent, ask.parent))
-        links, others = self._kernel.all(), self._repository.networks.all()
+        links, others = self._kernel.look(), self._repository.networks.all()
         self._check_tenant(ask, tenant)
         parent = links.get(ask.parent)
         trunk = ask.mode == "vxlan" or (bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan))
@@ -69,7 +70,7 @@ class Segments:
             undo.callback(self.drop, made)
             self._make(made)
             self._try(made)
-        plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.all(), others)
+        plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.look(), others)
         return self._gateways.place(made) if made.nat else made
 
     def ensure(self, network: Network) -> None:
@@ -93,9 +94,10 @@ class Segments:
             Unavailable: the store cannot be reached.
         """
         overlays: dict[int, Segment] = {}
+        addresses = cache(self._kernel.addresses)  # hundreds of networks ask for the same
         for network in networks:
             try:
-                segment = self._overlay_of(network)
+                segment = self._overlay_of(network, addresses)
                 if segment is not None:
                     overlays[segment.vni] = segment
                 local = segment.local if segment else ""
@@ -123,12 +125,12 @@ class Segments:
             if bridge is not None and all(other.bridge != bridge.name for other in others):
                 self._kernel.delete(bridge.name)
                 self._filters.remove(bridge.name)
-            link = self._kernel.all().get(network.parent) if network.vlan or network.vni else None
+            link = self._kernel.look().get(network.parent) if network.vlan or network.vni else None
             if link is not None and link.ours and all(other.parent != network.parent for other in others):
                 self._kernel.delete(network.parent)
 
     def _make(self, network: Network) -> None:
-        segment = self._overlay_of(network)
+        segment = self._overlay_of(network, self._kernel.addresses)
         if network.vlan:
             self._kernel.add_vlan(Vlan(network.parent, network.trunk, network.vlan))
         elif segment is not None:
@@ -141,11 +143,12 @@ class Segments:
         if bridge is not None:
             self._kernel.bring_up(bridge.name)
 
-    def _overlay_of(self, network: Network) -> Segment | None:
+    @staticmethod
+    def _overlay_of(network: Network, addresses: Callable[[str], Collection[str]]) -> Segment | None:
         """A network's VNI on this host; None: it has none. Raises InvalidRequest."""
         if not network.vni:
             return None
-        local = plan.underlay_address(network.trunk, self._kernel.addresses(network.trunk))
+        local = plan.underlay_address(network.trunk, addresses(network.trunk))
         return Segment(network.vni, network.tenant, network.parent, network.trunk, local)
 
     def _check_tenant(self, ask: Ask, tenant: TenantRecord) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bench import docker_run, fullness, latency, memory, rates, throughput
+from tests.bench import docker_run, fullness, isolation, latency, memory, mode_run, rates, throughput
 from tests.bench.model import Group
 
 GROUPS: tuple[tuple[str, Group], ...] = (
@@ -12,5 +12,7 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("ipam", fullness),
     ("network", docker_run),
     ("network", throughput),
+    ("tenants", isolation),
+    ("tenants", mode_run),
 )
 PARTS = tuple(dict.fromkeys(part for part, _ in GROUPS))

@@ -28,7 +28,7 @@ def measure(lab: Lab) -> Iterator[Measured]:
         host.load("bench")
     make_networks([client, server])
     with ExitStack() as undo:
-        target = {network: _serve(server, network) for network in (QNET, MACVLAN)}
+        target = {network: serve(server, network) for network in (QNET, MACVLAN)}
         for network in target:
             client.docker("run", "-d", "--name", f"from-{network}", "--network", network, "bench", "sleep", "3600")
         host_server = server.popen(
@@ -39,10 +39,10 @@ def measure(lab: Lab) -> Iterator[Measured]:
         time.sleep(0.5)
 
         def between_containers(network: str) -> float:
-            return _gigabits(client.docker("exec", f"from-{network}", *_client(target[network])))
+            return gigabits(client.docker("exec", f"from-{network}", *client_command(target[network])))
 
         def between_hosts() -> float:
-            return _gigabits(client.exec(*_client(server.address)))
+            return gigabits(client.exec(*client_command(server.address)))
 
         def observe() -> dict[str, list[float]]:
             return interleaved(
@@ -60,16 +60,18 @@ def measure(lab: Lab) -> Iterator[Measured]:
         yield Measured(goal, ratio.median, detail)
 
 
-def _serve(host: Host, network: str) -> str:
+def serve(host: Host, network: str) -> str:
     """Start a server in a container; returns its address."""
     host.docker("run", "-d", "--name", f"to-{network}", "--network", network, "bench", "iperf3", "-s", "-p", PORT)
     form = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
     return host.docker("inspect", "-f", form, f"to-{network}").stdout.strip()
 
 
-def _client(address: str) -> list[str]:
-    return ["iperf3", "-c", address, "-p", PORT, "-t", str(SECONDS), "-O", "0.3", "-J"]
+def client_command(address: str, seconds: float = SECONDS) -> list[str]:
+    """One stream for some seconds, reported as JSON."""
+    return ["iperf3", "-c", address, "-p", PORT, "-t", str(seconds), "-O", "0.3", "-J"]
 
 
-def _gigabits(result: Result) -> float:
+def gigabits(result: Result) -> float:
+    """What arrived in a second, of a client's report."""
     return float(json.loads(result.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e9

@@ -8,12 +8,23 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.bench.load_bare import Bare
+from tests.bench.load_entries import Entries
 from tests.bench.load_fill import Fill
+from tests.bench.load_joins import Joins
 from tests.bench.load_service import InProcess
 from tests.bench.load_socket import Sockets
+from tests.bench.load_tenants import TenantsOfMany
 
 # Each is made of its specification and has `order(**order)`, whose answer is for the parent.
-KINDS: dict[str, Callable[..., Any]] = {"bare": Bare, "fill": Fill, "service": InProcess, "sockets": Sockets}
+KINDS: dict[str, Callable[..., Any]] = {
+    "bare": Bare,
+    "entries": Entries,
+    "fill": Fill,
+    "joins": Joins,
+    "service": InProcess,
+    "sockets": Sockets,
+    "tenants": TenantsOfMany,
+}
 
 
 def main() -> None:

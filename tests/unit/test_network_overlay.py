@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.network import rules
-from plugins.network.forwarding import Box, Table, difference
+from plugins.network.forwarding import Box, Changes, Table, difference
 from plugins.network.overlay import Overlay, Segment
 from qnet import schema
 from qnet.errors import InvalidRequest, Unavailable
@@ -90,12 +92,19 @@ def test_changes_add_up_to_what_a_fresh_table_has(steps: list[tuple[str, str | B
 
 
 def test_only_hosts_of_a_vni_may_send_into_it() -> None:
-    script = rules.underlay({501: frozenset({"10.99.0.12", "fd99::12"}), 502: frozenset()}, ["eth0"])
-    assert '"eth0" } ip saddr { 10.99.0.12 } accept' in script
-    assert '"eth0" } ip6 saddr { fd99::12 } accept' in script
-    assert "chain vni502 {\ndrop\n}" in script
-    assert "vmap { 501 : goto vni501, 502 : goto vni502 }" in script
-    assert rules.underlay({}, []) == "add table inet qnet_underlay\ndelete table inet qnet_underlay\n"
+    had: rules.Senders = {501: frozenset({("eth0", "10.99.0.12"), ("eth0", "fd99::12")}), 502: frozenset()}
+    script = rules.underlay(had)
+    assert 'add element inet qnet_underlay senders { "eth0" . 501 . 10.99.0.12 }' in script
+    assert 'add element inet qnet_underlay senders6 { "eth0" . 501 . fd99::12 }' in script
+    assert "add element inet qnet_underlay vnis { 501, 502 }" in script
+    assert script.index("@senders accept") < script.index("@senders6 accept") < script.index("@vnis return\ndrop\n}")
+    has = {501: frozenset({("eth0", "10.99.0.13"), ("eth0", "fd99::12")})}
+    assert rules.underlay(has, had).splitlines() == [
+        "delete element inet qnet_underlay vnis { 502 }",
+        'delete element inet qnet_underlay senders { "eth0" . 501 . 10.99.0.12 }',
+        'add element inet qnet_underlay senders { "eth0" . 501 . 10.99.0.13 }',
+    ]
+    assert rules.underlay({}, had) == "add table inet qnet_underlay\ndelete table inet qnet_underlay\n"
 
 
 @pytest.fixture
@@ -127,10 +136,10 @@ def test_a_record_reaches_the_link_and_so_does_its_end(world: World) -> None:
     store.put(schema.vtep_key(501, "host2"), schema.encode(VtepRecord(address="10.99.0.12")))
     arrives(store, "10.77.0.5", MAC, "host2")
     wanted = {("flood", "10.99.0.12"): "", ("mac", MAC): "10.99.0.12", ("address", "10.77.0.5"): MAC}
-    wait_for("the link knows", lambda: tunnels.entries("qx-501") == wanted, 5)
-    assert filters.vnis == {501: {"10.99.0.12"}}
+    wait_for("the link knows", lambda: tunnels.known.get("qx-501") == wanted, 5)
+    assert filters.senders == {501: {("eth0", "10.99.0.12")}}
     store.delete(schema.address_key("shop", "10.77.0.0/24", "10.77.0.5"))
-    wait_for("it is gone", lambda: tunnels.entries("qx-501") == {("flood", "10.99.0.12"): ""}, 5)
+    wait_for("it is gone", lambda: tunnels.known.get("qx-501") == {("flood", "10.99.0.12"): ""}, 5)
 
 
 def test_what_the_kernel_lost_or_has_too_much_is_put_right(world: World) -> None:
@@ -139,10 +148,10 @@ def test_what_the_kernel_lost_or_has_too_much_is_put_right(world: World) -> None
     tunnels.known["qx-501"] = {("mac", OTHER): "10.99.0.99"}
     overlay = make("host1")
     overlay.sync({501: SEGMENT})
-    wait_for("as it should be", lambda: tunnels.entries("qx-501") == {("flood", "10.99.0.12"): ""}, 5)
+    wait_for("as it should be", lambda: tunnels.known.get("qx-501") == {("flood", "10.99.0.12"): ""}, 5)
     tunnels.known.clear()
     overlay.sync({501: SEGMENT})
-    wait_for("and again", lambda: tunnels.entries("qx-501") == {("flood", "10.99.0.12"): ""}, 5)
+    wait_for("and again", lambda: tunnels.known.get("qx-501") == {("flood", "10.99.0.12"): ""}, 5)
 
 
 def test_a_host_withdraws_what_an_earlier_process_left(world: World) -> None:
@@ -150,19 +159,19 @@ def test_a_host_withdraws_what_an_earlier_process_left(world: World) -> None:
     for vni in (501, 7):
         for host in ("host1", "host2"):
             store.put(schema.vtep_key(vni, host), schema.encode(VtepRecord(address="10.99.0.11")))
-    filters.vnis = {501: frozenset(), 7: frozenset()}
+    filters.senders = {501: frozenset(), 7: frozenset()}
     make("host1").sync({501: SEGMENT})
     left = {kv.key for kv in store.range(schema.VTEPS).kvs}
     assert left == {schema.vtep_key(501, "host1"), schema.vtep_key(501, "host2"), schema.vtep_key(7, "host2")}
-    assert set(filters.vnis) == {501}
+    assert set(filters.senders) == {501}
     make("host1").sync({})
-    assert filters.vnis == {}
+    assert filters.senders == {}
 
 
 def test_what_could_not_be_withdrawn_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     store, _, filters, make = world
     store.put(schema.vtep_key(7, "host1"), schema.encode(VtepRecord(address="10.99.0.11")))
-    filters.vnis = {7: frozenset()}
+    filters.senders = {7: frozenset()}
     overlay = make("host1")
 
     def away(*_: object) -> None:
@@ -178,7 +187,88 @@ def test_what_could_not_be_withdrawn_is_tried_again(world: World, monkeypatch: p
         assert store.get(schema.vtep_key(7, "host1")), "the rules are still there, and so is what tells of them"
     overlay.sync({})
     assert store.get(schema.vtep_key(7, "host1")) is None
-    assert filters.vnis == {}
+    assert filters.senders == {}
+
+
+def segment(vni: int) -> Segment:
+    return Segment(vni, f"t{vni}", f"qx-{vni}", "eth0", "10.99.0.11")
+
+
+def test_a_process_that_starts_writes_only_what_differs_of_all_its_vnis_at_once(world: World) -> None:
+    store, tunnels, filters, make = world
+    segments = {vni: segment(vni) for vni in range(1, 41)}
+    for vni in segments:
+        for number in (1, 2):
+            record = schema.encode(VtepRecord(address=f"10.99.0.1{number}"))
+            store.put(schema.vtep_key(vni, f"host{number}"), record)
+        tunnels.known[f"qx-{vni}"] = {("flood", "10.99.0.12"): ""}
+    del tunnels.known["qx-7"]
+    before = store.range(schema.VTEPS).revision
+    overlay = make("host1")
+    overlay.sync(segments)
+    wait_for("it is compared", lambda: tunnels.written, 5)
+    assert tunnels.written == [{"qx-7": {("flood", "10.99.0.12"): ""}}]
+    assert filters.senders == {vni: {("eth0", "10.99.0.12")} for vni in segments}
+    assert store.range(schema.VTEPS).revision == before
+
+
+def test_changes_that_come_together_are_written_together(world: World) -> None:
+    store, tunnels, _, make = world
+    store.put(schema.vtep_key(501, "host2"), schema.encode(VtepRecord(address="10.99.0.12")))
+    overlay = make("host1")
+    overlay.enter(SEGMENT)
+    wait_for("it has entered", lambda: tunnels.written, 5)
+    busy, go_on = Event(), Event()
+
+    def write(changes: Mapping[str, Changes]) -> None:
+        busy.set()
+        assert go_on.wait(5)
+        write_now(changes)
+
+    write_now, tunnels.change = tunnels.change, write  # type: ignore[method-assign]
+    arrives(store, "10.77.0.4", MAC, "host2")
+    assert busy.wait(5)
+    for number in range(5, 25):
+        arrives(store, f"10.77.0.{number}", f"02:00:00:00:00:{number:02x}", "host2")
+    store.delete(schema.address_key("shop", "10.77.0.0/24", "10.77.0.5"))
+    go_on.set()
+    wait_for("the link knows", lambda: ("address", "10.77.0.24") in tunnels.known.get("qx-501", ()), 5)
+    assert len(tunnels.written) == 3
+    assert ("address", "10.77.0.5") not in tunnels.known["qx-501"]
+
+
+def test_rules_that_somebody_took_away_are_made_anew_by_the_next_change(world: World) -> None:
+    _, _, filters, make = world
+    overlay = make("host1")
+    overlay.enter(SEGMENT)
+    filters.senders = None
+    overlay.enter(segment(7))
+    assert filters.senders == {501: frozenset(), 7: frozenset()}
+    overlay.leave(7)
+    wait_for("the rest is kept", lambda: filters.senders == {501: frozenset()}, 5)
+    filters.senders = None
+    overlay.sync({501: SEGMENT})
+    wait_for("and again", lambda: filters.senders == {501: frozenset()}, 5)
+
+
+def test_a_vni_that_cannot_be_loaded_does_not_keep_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, tunnels, _, make = world
+    for vni in (1, 2, 3):
+        store.put(schema.vtep_key(vni, "host2"), schema.encode(VtepRecord(address="10.99.0.12")))
+    overlay, segments, read = make("host1"), {vni: segment(vni) for vni in (1, 2, 3)}, store.range
+
+    def fails(prefix: str, **options: Any) -> Any:
+        if prefix == schema.tenant_contents_prefix("t2"):
+            raise Unavailable("no leader")
+        return read(prefix, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "range", fails)
+        with pytest.raises(Unavailable):
+            overlay.sync(segments)
+    overlay.sync(segments)
+    flood = {("flood", "10.99.0.12"): ""}
+    wait_for("all are as they should be", lambda: tunnels.known == {f"qx-{vni}": flood for vni in segments}, 5)
 
 
 @pytest.fixture

@@ -23,11 +23,12 @@ from plugins.network.overlay import Overlay
 from plugins.network.plan import Bridge, Guard, Link, Macvlan, Shim, Veth, Vlan, Vxlan
 from plugins.network.repair import Repair
 from plugins.network.repository import Registry, Repository
+from plugins.network.rules import Senders
 from plugins.network.segments import Segments
 from plugins.network.service import Service
 from plugins.network.terms import Terms
 from qnet.engine import InProgress
-from qnet.errors import InvalidRequest, NotFound, Unsupported
+from qnet.errors import InvalidRequest, NotFound, Unavailable, Unsupported
 from qnet.store.memory import MemoryStore
 from qnet.tenants import Change, Tenants
 from tests.unit.world import Clock
@@ -47,6 +48,8 @@ class Kernel:
 
     def all(self) -> dict[str, Link]:
         return dict(self.links)
+
+    look = all
 
     def addresses(self, name: str) -> list[str]:
         return self.own.get(name, [])
@@ -124,9 +127,9 @@ class Filters:
         self.counted: dict[str, tuple[int, int]] = {}
         self.guards: dict[str, Guard] = {}
         self.shields: set[str] = set()
-        self.vnis: dict[int, frozenset[str]] = {}
         self.loaded: dict[str, str] = {}  # by namespace
         self.fenced: frozenset[str] = frozenset()
+        self.senders: Senders | None = None  # None: somebody took the rules away
 
     def apply(self, wanted: Guard) -> None:
         self.guards[wanted.device] = wanted
@@ -138,8 +141,10 @@ class Filters:
     def shield(self, bridge: str) -> None:
         self.shields.add(bridge)
 
-    def underlay(self, vnis: Mapping[int, frozenset[str]], links: Collection[str]) -> None:
-        self.vnis = dict(vnis)
+    def underlay(self, senders: Senders, before: Senders | None = None) -> None:
+        if before is not None and before != self.senders:
+            raise Unavailable("no such table")
+        self.senders = dict(senders)
 
     def chains(self) -> frozenset[str]:
         return frozenset(chain for device in self.guards for chain in rules.chains(device)) | self.shields
@@ -194,16 +199,19 @@ class Tunnels:
 
     def __init__(self) -> None:
         self.known: dict[str, dict[Key, str]] = {}
+        self.written: list[Mapping[str, Changes]] = []
 
-    def entries(self, link: str) -> Entries:
-        return dict(self.known.get(link, {}))
+    def entries(self) -> Mapping[str, Entries]:
+        return {link: dict(known) for link, known in self.known.items()}
 
-    def change(self, link: str, changes: Changes) -> None:
-        known = self.known.setdefault(link, {})
-        for key, value in changes.items():
-            known.pop(key, None)
-            if value is not None:
-                known[key] = value
+    def change(self, changes: Mapping[str, Changes]) -> None:
+        self.written.append(changes)
+        for link, wanted in changes.items():
+            known = self.known.setdefault(link, {})
+            for key, value in wanted.items():
+                known.pop(key, None)
+                if value is not None:
+                    known[key] = value
 
 
 class Addresses:

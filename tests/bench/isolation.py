@@ -1,0 +1,92 @@
+"""TCP throughput in the modes bridge and vxlan: beside the same made by hand, and without qnet's packet filter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+from tests.bench import handmade, segments
+from tests.bench.model import RATIO, Goal, Measured, interleaved, paired, spread
+from tests.bench.throughput import PORT, client_command, gigabits, serve
+from tests.lab.cluster import Lab
+from tests.lab.host import Host
+
+BRIDGE = Goal("TCP throughput in mode bridge ÷ over a hand-made bridge of the same shape", RATIO, "≥", 0.97)
+VXLAN = Goal("TCP throughput in mode vxlan ÷ over a hand-made VXLAN between the same hosts", RATIO, "≥", 0.97)
+BRIDGE_RULES = Goal("TCP throughput in mode bridge, all isolation rules on ÷ off", RATIO, "≥", 0.95)
+VXLAN_RULES = Goal("TCP throughput in mode vxlan, all isolation rules on ÷ off", RATIO, "≥", 0.95)
+GOALS = (BRIDGE, VXLAN, BRIDGE_RULES, VXLAN_RULES)
+FIGURES = {"bridge": {"hand": BRIDGE, "off": BRIDGE_RULES}, "vxlan": {"hand": VXLAN, "off": VXLAN_RULES}}
+ROUNDS, SECONDS = 15, 0.8
+HAND = {"bridge": "eth2", "vxlan": handmade.TUNNEL}
+
+
+class Rules:
+    """The packet filter of a host as qnet made it, and none at all."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._made = self._listed()
+        self.set(on=False)
+        self.set(on=True)
+        if self._listed() != self._made or "drop" not in self._made:
+            raise RuntimeError(f"{host.name}: nft does not make the rules again that it lists:\n{self._made}")
+
+    def set(self, on: bool) -> None:
+        """Put the rules into force, or remove them."""
+        self._host.exec("nft", "-f", "-", stdin=f"flush ruleset\n{self._made if on else ''}")
+
+    def _listed(self) -> str:
+        return self._host.exec("nft", "list", "ruleset").stdout
+
+
+def measure(lab: Lab) -> Iterator[Measured]:
+    """One stream from the first host to the second. The plugins are stopped meanwhile: they would put back the rules,
+    and take no part in what containers send."""
+    client, _ = pair = lab.hosts[:2]
+    targets = _containers(lab)
+    for host in pair:
+        host.stop_plugin()
+    rules = [Rules(host) for host in pair]
+
+    def stream(container: str, on: bool) -> float:
+        for each in rules:
+            each.set(on)
+        return gigabits(client.docker("exec", f"from-{container}", *client_command(targets[container], SECONDS)))
+
+    measures = {}
+    for mode in FIGURES:
+        measures[f"{mode} on"] = partial(stream, f"bench-{mode}", True)
+        measures[f"{mode} off"] = partial(stream, f"bench-{mode}", False)
+        measures[f"{mode} hand"] = partial(stream, f"hand-{mode}", False)
+    for one in measures.values():
+        one()
+    found = interleaved(ROUNDS, **measures)
+    for mode, goals in FIGURES.items():
+        for name, goal in goals.items():
+            ratio = paired(found, f"{mode} on", f"{mode} {name}")
+            detail = f"{ratio}; Gbit/s: qnet {spread(found[f'{mode} on'])}, {name} {spread(found[f'{mode} {name}'])}"
+            yield Measured(goal, ratio.median, detail)
+
+
+def _containers(lab: Lab) -> dict[str, str]:
+    """A server on the second host and a client on the first for each network, made by qnet or by hand; returns the
+    servers' addresses."""
+    client, server = pair = lab.hosts[:2]
+    segments.wire(lab)
+    segments.make_tenant(client)
+    found = {}
+    for host, other in (pair, pair[::-1]):
+        host.load("bench")
+        handmade.bridge(host, "eth2")
+        handmade.tunnel(host, other)
+    for mode, parent in (("bridge", "eth1"), ("vxlan", "eth0")):
+        network = segments.make(pair, mode, parent)
+        found[network] = serve(server, network)
+        client.docker("run", "-d", "--name", f"from-{network}", "--network", network, "bench", "sleep", "3600")
+        by_hand = f"hand-{mode}"
+        found[by_hand] = handmade.container(server, f"to-{by_hand}", HAND[mode], "iperf3", "-s", "-p", PORT)
+        handmade.container(client, f"from-{by_hand}", HAND[mode], "sleep", "3600")
+    time.sleep(0.5)
+    return found
