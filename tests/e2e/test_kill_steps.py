@@ -79,7 +79,6 @@ def each_step(
     prepare(hosts[0], "count")
     names = counted(hosts[0], action, "count", where)
     check(hosts[0], "count", Result([], 0, "", ""))
-    print("STEPS", len(names), *names, sep="\n")
     failed: list[str] = []
 
     def work(index: int) -> None:
