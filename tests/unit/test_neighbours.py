@@ -156,6 +156,24 @@ def test_what_never_comes_is_given_up(error: OSError | None, loud: bool, caplog:
     segment.until(2)
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_container_that_has_ended_is_not_looked_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = Segment()
+    tried: list[str] = []
+
+    def once(sandbox: str, mac: str, address: str) -> None:
+        tried.append(address)
+        if len(tried) > 1:
+            raise FileNotFoundError("the namespace is gone")
+
+    monkeypatch.setattr(segment, "announce", once)
+    announcer = Announcer(segment)
+    announcer.start()
+    announcer.announce("/ns", MAC, ["10.77.0.9"])
+    time.sleep(0.1)
+    assert len(tried) == 2
+
+
 def test_more_than_the_queue_holds_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     announcer = Announcer(Segment())  # its thread never starts
     announcer.announce("/ns", ["10.77.0.9"] * (announce.LIMIT + 1))
