@@ -161,7 +161,7 @@ def test_a_container_that_has_ended_is_not_looked_for_any_more(monkeypatch: pyte
     segment = Segment()
     tried: list[str] = []
 
-    def once(sandbox: str, mac: str, address: str) -> None:
+    def once(sandbox: str, address: str) -> None:
         tried.append(address)
         if len(tried) > 1:
             raise FileNotFoundError("the namespace is gone")
@@ -169,7 +169,7 @@ def test_a_container_that_has_ended_is_not_looked_for_any_more(monkeypatch: pyte
     monkeypatch.setattr(segment, "announce", once)
     announcer = Announcer(segment)
     announcer.start()
-    announcer.announce("/ns", MAC, ["10.77.0.9"])
+    announcer.announce("/ns", ["10.77.0.9"])
     time.sleep(0.1)
     assert len(tried) == 2
 
