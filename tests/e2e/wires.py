@@ -61,7 +61,8 @@ class Wired:
         port = f"qx-{self.vni}" if self.mode == "vxlan" else self.options.get("parent", "eth1")
         pairs = [f"qn-{one}"[:15] for one in self.endpoints]
         names = {f"qb-{port}", *pairs, *(f"{prefix}-{self.id}"[:15] for one in own for prefix in (one, "qp"))}
-        rules = {f"rules of {name}" for name in (f"qb-{port}", *pairs)}
+        counters = [f"{name}-{way}" for name in pairs for way in ("sent", "received")]
+        rules = {f"rules of {name}" for name in (f"qb-{port}", *pairs, *counters)}
         if self.options.get("nat") == "true":
             names |= {f"{prefix}-{self.id}"[:15] for prefix in ("qr", "qu")}
             rules |= {f"namespace qnet-{self.id[:12]}", "rules of gateways", "rules of gateways' uplinks"}
