@@ -120,8 +120,9 @@ class Service:
                 self.delete_endpoint(endpoint.id)
             self._repository.networks.remove(network)
             if made is not None:
-                self._clear(made)
-                self._segments.drop(made)
+                with ExitStack() as last:
+                    last.callback(self._segments.drop, made)  # whatever else fails: nothing would do it later
+                    self._clear(made)
         self._locks.pop(network, None)
         try:
             self._registry.withdraw(network)
