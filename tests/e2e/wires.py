@@ -78,8 +78,8 @@ def heard(host: Host, vni: int) -> set[str]:
     found = {f"frames for {'all' if one['mac'] == EVERYBODY else one['mac']} to {one['dst']}" for one in entries}
     neighbours = _json(host, "ip", "-j", "neigh", "show", "dev", link, "nud", "permanent")
     found |= {f"{one['dst']} is {one['lladdr']}" for one in neighbours if not one["dst"].startswith("fe80:")}
-    rules = host.exec("nft", "list", "chain", "inet", "qnet_underlay", f"vni{vni}", check=False).stdout
-    return found | {f"packets from {sender}" for sender in re.findall(r"\d+\.\d+\.\d+\.\d+", rules)}
+    rules = host.exec("nft", "list", "set", "inet", "qnet_underlay", "senders", check=False).stdout
+    return found | {f"packets from {sender}" for sender in re.findall(rf" {vni:#x} \. ([0-9.]+)", rules)}
 
 
 def told(vteps: Mapping[str, str], boxes: Iterable[tuple[str, str, str]]) -> set[str]:
