@@ -77,10 +77,10 @@ class Announcer:
         try:
             self._segment.announce(job.sandbox, job.address)
         except OSError as error:
-            if now < job.end:
+            gone = isinstance(error, FileNotFoundError)  # the container has ended, or is not there yet
+            if now < job.end and not (gone and job.left < TIMES):
                 return job
-            # no such file: the container has ended, or never started
-            level = logging.DEBUG if isinstance(error, FileNotFoundError) else logging.WARNING
+            level = logging.DEBUG if gone else logging.WARNING
             logger.log(level, "address %s is not announced: %s: %s", job.address, job.sandbox, error)
             return None
         return replace(job, left=job.left - 1, due=now + AGAIN) if job.left > 1 else None

@@ -60,9 +60,9 @@ class Gateways:
         with self._lock:
             if self._repository.networks.get(network.id) is None:
                 return  # removed meanwhile
-            links = self._kernel.all()
+            links = self._kernel.look()
             with ExitStack() as undo:
-                there = {gateway.port.name, gateway.out.name} <= links.keys()
+                there = all(name in links for name in (gateway.port.name, gateway.out.name))
                 if not there or gateway.namespace not in self._namespaces.all():
                     self._remove(gateway)
                     undo.callback(self._remove, gateway)
@@ -89,6 +89,10 @@ class Gateways:
             self._namespaces.delete(name)
             metrics.REPAIRS.labels("gateway left over").inc()
             logger.warning("network namespace %s deleted: no network needs it", name)
+        self.fence()
+
+    def fence(self) -> None:
+        """Bring the host's rules into force, for a network with host_access. Raises Unsupported, Unavailable."""
         with self._lock:
             self._sync_fence()
 
@@ -113,14 +117,16 @@ class Gateways:
 
     def _sync_fence(self) -> None:
         """Bring the host's rules into force if they are not: one call of nft to look, none if there never were any."""
-        gateways = [nat.of(network) for network in self._repository.networks.all() if network.nat]
-        if not (gateways or self._fenced):
+        networks = self._repository.networks.all()
+        gateways, own = [nat.of(one) for one in networks if one.nat], any(one.host_access for one in networks)
+        if not (gateways or own or self._fenced):
             return
-        links, there = self._kernel.all(), self._filters.fences()
-        wanted, due = nat_rules.fence(gateways, links), nat_rules.fences(gateways, links)
+        links, there = self._kernel.all() if gateways else {}, self._filters.fences()
+        wanted = nat_rules.fence(gateways, links, host_access=own)
+        due = nat_rules.fences(gateways, links, host_access=own)
         if wanted == self._fence and there != due:
             logger.warning("the rules of gateways were gone: in force again")
             metrics.REPAIRS.labels("rules that someone took away").inc()
         if wanted != self._fence or there != due:
             self._filters.load(wanted, "keep gateways to their place")
-        self._fence, self._fenced = wanted, bool(gateways)
+        self._fence, self._fenced = wanted, bool(gateways or own)

@@ -99,12 +99,11 @@ class Guards:
                     self._sync_one(network, endpoint, there, speeds)
                 except QnetError as error:
                     logger.warning("rules and limits of endpoint %s: %s", endpoint.id[:12], error)
-        for device in (
-            {chain[: plan.NAME_LENGTH] for chain in there}
-            - bridges
-            - {plan.endpoint_link(endpoint.id) for endpoint in endpoints}
-        ):
-            self._filters.remove(device)
+        devices = {chain[: plan.NAME_LENGTH] for chain in there} - bridges
+        links = self._kernel.look()
+        for device in devices - {plan.endpoint_link(endpoint.id) for endpoint in endpoints}:
+            if not (device.startswith(plan.BRIDGE_PREFIX) and device in links):  # its network is being made
+                self._filters.remove(device)
 
     def _sync_one(
         self, network: Network, endpoint: Endpoint, there: Collection[str], speeds: Mapping[str, int]

@@ -10,7 +10,7 @@ from plugins.network.ports import Owners
 from plugins.network.repository import Repository
 from plugins.network.terms import Terms, settle
 from qnet import schema
-from qnet.errors import Unavailable
+from qnet.errors import Internal, Unavailable
 from qnet.schema import LimitRecord, TenantRecord
 from qnet.store.base import Store
 from qnet.store.cache import PrefixCache
@@ -42,7 +42,11 @@ class Limits:
         self._records.start()
         self._following = True
         for endpoint, kv in self._records.items():
-            record = schema.decode(kv.value, LimitRecord, kv.key)
+            try:
+                record = schema.decode(kv.value, LimitRecord, kv.key)
+            except Internal as error:
+                logger.error("%s", error)
+                continue
             if record.host == self._host and self._repository.endpoints.get(endpoint) is None:
                 self._store.delete(kv.key)
 

@@ -16,7 +16,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from plugins.network.netlink import GONE, index_of, operation
-from plugins.network.plan import UNFINISHED, VXLAN_PREFIX, Bridge, Link, Macvlan, Shim, Veth, Vlan, Vxlan, host_prefix
+from plugins.network.plan import UNFINISHED, Bridge, Link, Macvlan, Shim, Veth, Vlan, Vxlan, host_prefix, vxlan_link
 from plugins.network.rules import VXLAN_PORT
 from qnet.errors import InvalidRequest, Unavailable
 
@@ -105,6 +105,7 @@ class Links:
             if index is None or bridge is None:
                 raise InvalidRequest(f"{link.name} or {link.bridge} does not exist on this host any more")
             _no_ipv6(link.name)
+            _no_ipv4(link.name)
             netlink.link("set", index=index, master=bridge, state="up")
             if link.mac:
                 # the bridge may have learned it where the container ran before
@@ -206,6 +207,7 @@ class Links:
                 index = netlink.link_lookup(ifname=link.name)[0]
             else:
                 netlink.link("set", index=index, kind="vxlan", vxlan_id=link.vni, **local)
+            _ipv6(link.name, "disable_ipv6", "0")
             _ipv6(link.name, "addr_gen_mode", "1")  # no address of its own, but it must answer for those of others
             netlink.link("set", index=index, state="up")
 
@@ -227,8 +229,10 @@ class Links:
         """Make the host's own link on a network as it should be: there, up, with its addresses and routes."""
         if self.one(shim.name) is None:
             self.add(shim.link)
-            if isinstance(shim.link, Veth):
-                self.attach(shim.link)
+        if isinstance(shim.link, Veth):
+            self.attach(shim.link)
+        if any(":" in address for address in shim.addresses):
+            _ipv6(shim.name, "disable_ipv6", "0")
         with operation(f"set up {shim.name}") as netlink:
             index = index_of(netlink, shim.name)
             if index is None:
@@ -342,6 +346,7 @@ def _link(entry: Any, name_of: Callable[[int], str]) -> Link:
     data = entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA") if kind in ("vlan", "vxlan") else None
     parent = data.get_attr("IFLA_VXLAN_LINK") if data and kind == "vxlan" else entry.get_attr("IFLA_LINK")
     name = entry.get_attr("IFLA_IFNAME")
+    vni = data.get_attr("IFLA_VXLAN_ID") if data and kind == "vxlan" else 0
     return Link(
         name=name,
         kind=kind,
@@ -352,7 +357,7 @@ def _link(entry: Any, name_of: Callable[[int], str]) -> Link:
         loopback=bool(entry["flags"] & IFF_LOOPBACK),
         vlan=(data.get_attr("IFLA_VLAN_ID") or 0) if data and kind == "vlan" else 0,
         local=_local(data) if data and kind == "vxlan" else "",
-        ours=entry.get_attr("IFLA_IFALIAS") == ALIAS or (kind == "vxlan" and name.startswith(VXLAN_PREFIX)),
+        ours=entry.get_attr("IFLA_IFALIAS") == ALIAS or bool(vni and name == vxlan_link(vni)),
     )
 
 

@@ -1,7 +1,8 @@
 """What gateways are told: by ip(8) their addresses and routes, by nftables what passes. Pure.
 
 `inside` is for a gateway's own namespace. `fence` is for the host, for all gateways together: their packets go out to
-other machines and nowhere else, their addresses stay on this host.
+other machines and nowhere else, their addresses stay on this host. It keeps the host from routing between its own links
+on networks (`host_access`), too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2s
 
 from plugins.network.nat import INSIDE, OUTSIDE, TRANSFER, Gateway
-from plugins.network.plan import BRIDGE_PREFIX, OUTSIDE_PREFIX, PREFIXES
+from plugins.network.plan import BRIDGE_PREFIX, OUTSIDE_PREFIX, OWN_PREFIX, PREFIXES
 
 TABLE = "inet qnet"
 WIRE = "netdev qnet_gateways"
@@ -53,6 +54,8 @@ _HOST = f"""
 table {TABLE} {{
     chain forward {{
         type filter hook forward priority filter; policy accept;
+        iifname "{OWN_PREFIX}*" drop comment "who may talk to the host is not led on by it"
+        oifname "{OWN_PREFIX}*" drop
         iifname {FROM_GATEWAYS} goto leaves
         oifname {FROM_GATEWAYS} goto enters
     }}
@@ -89,9 +92,9 @@ def inside(gateway: Gateway) -> str:
     return _INSIDE.replace("RULES", _lines(f"{way} {WORD[net.version]} saddr {net} accept" for net in nets))
 
 
-def fence(gateways: Collection[Gateway], links: Collection[str]) -> str:
+def fence(gateways: Collection[Gateway], links: Collection[str], *, host_access: bool = False) -> str:
     """What nft does on the host, in place of what it did before. Only links that are there can have rules."""
-    if not gateways:
+    if not (gateways or host_access):
         return REMOVAL
     rules = [f'oifname "{prefix}*" drop' for prefix in (*PREFIXES, BRIDGE_PREFIX)]
     for version, net in TRANSFER.items():
@@ -116,10 +119,10 @@ def uplinks(gateways: Iterable[Gateway], links: Collection[str]) -> Mapping[str,
     return found
 
 
-def fences(gateways: Collection[Gateway], links: Collection[str]) -> frozenset[str]:
+def fences(gateways: Collection[Gateway], links: Collection[str], *, host_access: bool = False) -> frozenset[str]:
     """What `plugins.network.filters.Filters.fences` finds once the fence is in force."""
     walls = {_chain(hook, uplink) for uplink in uplinks(gateways, links) for hook in HOOKS}
-    return frozenset({*OWN, *walls} if gateways else ())
+    return frozenset({*OWN, *walls} if gateways or host_access else ())
 
 
 def _chain(hook: str, uplink: str) -> str:

@@ -111,6 +111,7 @@ class Overlay:
                 published = {kv.key: kv.value for kv in self._store.range(schema.VTEPS).kvs}
                 self._follow(fresh, published)
                 self._withdraw(published)
+            self._publish()
         self._work.put(self._reconcile)
 
     def close(self) -> None:
@@ -159,6 +160,16 @@ class Overlay:
             vni, host = _place(key.removeprefix(schema.VTEPS))
             if host == self._host and vni not in self._followers:
                 self.leave(vni)
+
+    def _publish(self) -> None:
+        """Tell again that this host takes part, where somebody deleted that."""
+        for vni, follower in self._followers.items() if self._hosts.synced else ():
+            record, has = (
+                schema.encode(VtepRecord(address=follower.segment.local)),
+                self._hosts.get(f"{vni}/{self._host}"),
+            )
+            if has is None or has.value != record:
+                self._store.put(schema.vtep_key(vni, self._host), record)
 
     def _post_boxes(self, follower: _Follower, news: list[Change]) -> None:
         self._work.put(lambda: self._hear_boxes(follower, news))
@@ -256,7 +267,11 @@ def _place(suffix: str) -> tuple[int, str]:
 
 
 def _vtep(value: bytes | None) -> str | None:
-    return schema.decode(value, VtepRecord).address if value is not None else None
+    try:
+        return schema.decode(value, VtepRecord).address if value is not None else None
+    except Internal as error:
+        logger.error("%s", error)
+        return None
 
 
 def _box(suffix: str, value: bytes | None) -> Box | None:

@@ -128,7 +128,7 @@ def _ask(raw: socket.socket, address: IPAddress, wait: float, besides: str) -> s
 @contextmanager
 def _inside(sandbox: str) -> Iterator[None]:
     """This thread in another network namespace: sockets made meanwhile stay there. Raises OSError."""
-    with open(THIS_THREADS, "rb") as own, open(sandbox, "rb") as there:
+    with open(sandbox, "rb") as there, open(THIS_THREADS, "rb") as own:
         _enter(there.fileno())
         try:
             yield

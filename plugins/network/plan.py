@@ -242,7 +242,9 @@ def underlay_address(link: str, addresses: Iterable[str]) -> str:
 def stands(network: Network, bridge: Bridge | None, local: str, links: Mapping[str, Link]) -> bool:
     """Whether the links that a network stands on are there as they should be."""
     parent = links.get(network.parent)
-    if parent is None or not parent.up or parent.vlan != (network.vlan or parent.vlan) or parent.local != local:
+    if parent is None or not parent.up or parent.vlan != (network.vlan or parent.vlan):
+        return False
+    if network.vni and parent.local != local:
         return False
     joint = links.get(bridge.name) if bridge else None
     return bridge is None or (joint is not None and joint.up and parent.master == bridge.name)

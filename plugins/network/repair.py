@@ -67,13 +67,9 @@ class Repair:
         links = self._kernel.all()
         networks, endpoints = self._repository.networks.all(), self._repository.endpoints.all()
         for name in plan.left_over(links.values(), networks, endpoints):
-            if self._kernel.delete(name):
-                metrics.REPAIRS.labels("link left over").inc()
-                logger.warning("link %s deleted: nothing uses it", name)
+            self._delete(name, "nothing uses it")
         for name in self._unused.overdue(plan.unused_segments(links.values(), networks)):
-            if self._kernel.delete(name):
-                metrics.REPAIRS.labels("link left over").inc()
-                logger.warning("link %s deleted: no network stands on it", name)
+            self._delete(name, "no network stands on it")
         try:
             self._segments.sync(networks, links)
         except QnetError as error:
@@ -110,6 +106,15 @@ class Repair:
             else:
                 self._service.delete_network(endpoint)
         self._publish({network.id: network.name for network in seen.networks})
+
+    def _delete(self, link: str, why: str) -> None:
+        """Delete a link; what cannot be deleted keeps no other from being put right."""
+        try:
+            if self._kernel.delete(link):
+                metrics.REPAIRS.labels("link left over").inc()
+                logger.warning("link %s deleted: %s", link, why)
+        except QnetError as error:
+            logger.warning("link %s stays, though %s: %s", link, why, error)
 
     def _publish(self, names: dict[str, str]) -> None:
         self._registry.names = names

@@ -15,6 +15,8 @@ from plugins.network.plan import Guard
 TABLE = "qnet"
 UNDERLAY = "qnet_underlay"
 VXLAN_PORT = 4789  # RFC 7348
+# what bridges keep to themselves (IEEE 802.1D, 7.12.6): a bridge hands it to the host by the port, past its shield
+RESERVED = "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop"
 DIRECTIONS, SCOPES = ("sent", "received"), ("internal", "external")
 LINK_ONLY = ("0.0.0.0/32", "169.254.0.0/16", "224.0.0.0/24", "255.255.255.255/32", "::/128", "fe80::/10", "ff02::/16")
 VNI = "@th,96,24"  # where its packets have it: nft 1.0.6 has no word for it
@@ -49,11 +51,11 @@ def of(guard: Guard) -> tuple[str, ...]:
     """What is let through or dropped, in this order; the chain's policy drops the rest."""
     accept = f"goto {guard.device}-sent"
     if not guard.checked:
-        return (accept,)
+        return (RESERVED, accept)
     parsed = [ipaddress.ip_address(address) for address in guard.addresses]
     four = [str(address) for address in parsed if address.version == 4]
     six = [*(address for address in parsed if address.version == 6), link_local(guard.mac)]
-    found = [f"ether saddr != {guard.mac} drop", "ether type { 8021q, 8021ad } drop"]
+    found = [RESERVED, f"ether saddr != {guard.mac} drop", "ether type { 8021q, 8021ad } drop"]
     if four:
         found += [
             f"arp htype 1 arp ptype ip arp saddr ether {guard.mac} arp saddr ip {_set([NOBODY, *four])} {accept}",

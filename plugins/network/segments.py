@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 
 import msgspec
@@ -15,7 +15,7 @@ from plugins.network.gateway import Gateways
 from plugins.network.model import BRIDGED, Ask, Network
 from plugins.network.modes import MODES
 from plugins.network.overlay import Overlay, Segment
-from plugins.network.plan import NO_NAMES, Link, Macvlan, Vlan, Vxlan
+from plugins.network.plan import NO_NAMES, Link, Macvlan, Veth, Vlan, Vxlan
 from plugins.network.ports import Filters, Kernel, Owners
 from plugins.network.repository import Repository
 from qnet.errors import InvalidRequest, QnetError
@@ -77,8 +77,7 @@ class Segments:
         """Make the links that a network stands on, and its gateway, where they are not there."""
         with self._lock:
             self._make(network)
-        if network.nat:
-            self._gateways.sync(network)
+        self._route(network)
 
     def tidy(self) -> None:
         """What gateways left behind goes, and the rules that belong to them all are in force."""
@@ -94,6 +93,7 @@ class Segments:
             Unavailable: the store cannot be reached.
         """
         overlays: dict[int, Segment] = {}
+        made: list[Network] = []
         addresses = cache(self._kernel.addresses)  # hundreds of networks ask for the same
         for network in networks:
             try:
@@ -104,20 +104,30 @@ class Segments:
                 if not plan.stands(network, MODES[network.mode].segment(network), local, links):
                     with self._lock:
                         if self._repository.networks.get(network.id) is not None:  # not removed meanwhile
-                            self._make(network)
-                if network.nat:
-                    self._gateways.sync(network)
+                            self._prepare(network, segment)
+                            made.append(network)
             except QnetError as error:
                 logger.warning("links of network %s: %s", network.id[:12], error)
         with self._lock:
             there = {network.vni for network in self._repository.networks.all()}
             self._overlay.sync({vni: segment for vni, segment in overlays.items() if vni in there})
+            for network in made:
+                if MODES[network.mode].segment(network) is not None:
+                    self._kernel.bring_up(network.bridge)
+        for network in networks:
+            if network.nat:
+                try:
+                    self._gateways.sync(network)
+                except QnetError as error:
+                    logger.warning("gateway of network %s: %s", network.id[:12], error)
 
     def drop(self, network: Network) -> None:
         """Delete the links that a network stood on, if they are ours and it was the last on them, and its gateway."""
-        if network.nat:
-            self._gateways.drop(network)
-        with self._lock:
+        with self._lock, ExitStack() as rest:
+            if network.nat:
+                rest.callback(self._gateways.drop, network)
+            elif network.host_access:
+                rest.callback(self._gateways.fence)
             others = [other for other in self._repository.networks.all() if other.id != network.id]
             if network.vni and all(other.vni != network.vni for other in others):
                 self._overlay.leave(network.vni)
@@ -131,6 +141,21 @@ class Segments:
 
     def _make(self, network: Network) -> None:
         segment = self._overlay_of(network, self._kernel.addresses)
+        self._prepare(network, segment)
+        if segment is not None:
+            self._overlay.enter(segment)
+        if MODES[network.mode].segment(network) is not None:
+            self._kernel.bring_up(network.bridge)
+
+    def _route(self, network: Network) -> None:
+        """What the host does for a network beside carrying its frames."""
+        if network.nat:
+            self._gateways.sync(network)
+        elif network.host_access:
+            self._gateways.fence()
+
+    def _prepare(self, network: Network, segment: Segment | None) -> None:
+        """Make the links of a network; its bridge is down."""
         if network.vlan:
             self._kernel.add_vlan(Vlan(network.parent, network.trunk, network.vlan))
         elif segment is not None:
@@ -138,10 +163,16 @@ class Segments:
         bridge = MODES[network.mode].segment(network)
         if bridge is not None and self._kernel.add_bridge(bridge):
             self._filters.shield(bridge.name)
-        if segment is not None:
-            self._overlay.enter(segment)
-        if bridge is not None:
-            self._kernel.bring_up(bridge.name)
+            self._attach_all(bridge.name)
+
+    def _attach_all(self, bridge: str) -> None:
+        """Make the endpoints of a bridge that was made anew its ports again: somebody deleted it."""
+        for network in self._repository.networks.all():
+            for endpoint in self._repository.endpoints_of(network.id) if network.bridge == bridge else ():
+                link = MODES[network.mode].endpoint(network, endpoint)
+                if endpoint.joined and isinstance(link, Veth):
+                    with suppress(InvalidRequest):  # that one is gone, too
+                        self._kernel.attach(link)
 
     @staticmethod
     def _overlay_of(network: Network, addresses: Callable[[str], Collection[str]]) -> Segment | None:
@@ -174,6 +205,12 @@ class Segments:
         Raises:
             InvalidRequest
         """
+        for other in others:
+            if ask.mode == "vxlan" and other.vni == tenant.vni and other.trunk != ask.parent:
+                raise InvalidRequest(
+                    f"VNI {other.vni} travels over {other.trunk} on this host, for network {other.id[:12]}: "
+                    f"-o parent={other.trunk}"
+                )
         if ask.mode == "vxlan":
             there = {other.tenant for other in others if other.parent == ask.parent}
             strangers = sorted(name for name in there if not self._tenants.get(name).trusted)

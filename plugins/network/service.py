@@ -120,9 +120,10 @@ class Service:
                 self.delete_endpoint(endpoint.id)
             self._repository.networks.remove(network)
             if made is not None:
-                with ExitStack() as last:
-                    last.callback(self._segments.drop, made)  # whatever else fails: nothing would do it later
+                try:
                     self._clear(made)
+                finally:
+                    self._segments.drop(made)
         self._locks.pop(network, None)
         try:
             self._registry.withdraw(network)
@@ -182,12 +183,17 @@ class Service:
         link, guard = mode.endpoint(known, made), mode.guard(known, made)
         with ExitStack() as undo:
             undo.callback(self._kernel.delete, link.name)
-            self._kernel.add(link)
+            try:
+                self._kernel.add(link)
+            except InvalidRequest:  # a boot: the engine starts containers before the first comparison has made links
+                self._segments.ensure(known)
+                self._kernel.add(link)
             if guard is not None:
                 undo.callback(self._guards.drop, endpoint)
                 self._guards.put(guard)
             if isinstance(link, Veth):
                 self._kernel.attach(link)
+            undo.callback(self._repository.endpoints.save, made)
             self._repository.endpoints.save(msgspec.structs.replace(made, joined=True))
             self.sync_shim(network)
             undo.pop_all()

@@ -23,9 +23,9 @@ ALONE, CROWD = 40, 64  # joins of each host, one after the other and eight at a 
 def measure(lab: Lab) -> Iterator[Measured]:
     """Containers join as the engine joins them, by its calls to the plugin.
 
-    From the moment at which the engine asks for the endpoint, in whose call the record of its address gets its MAC
-    address, to the kernel's own word on each other host that both are there: the forwarding entry, and the neighbour by
-    which it answers for the container.
+    From its answer to `CreateEndpoint`, in which the record of the address got its MAC address, to the kernel's own
+    word on each other host that both are there: the forwarding entry, and the neighbour by which it answers for the
+    container.
     """
     segments.make_tenant(lab.hosts[0])
     name = segments.make(lab.hosts, "vxlan", "eth0")
@@ -37,23 +37,21 @@ def measure(lab: Lab) -> Iterator[Measured]:
             joiners.append(crews.enter_context(Crew([host], "joins", network=network, pool=pool, threads=AT_ONCE)))
             listeners.append(crews.enter_context(Crew([host], "entries")))
         delays: dict[int, list[float]] = {1: [], AT_ONCE: []}
-        returned = []
+        asked: list[float] = []
         for threads, count in ((1, ALONE), (AT_ONCE, CROWD)):
             for number, joiner in enumerate(joiners):
-                others = [listener for index, listener in enumerate(listeners) if index != number]
                 joined = joiner.order(do="join", count=count, threads=threads)[0]
-                for other in others:
+                for other in listeners[:number] + listeners[number + 1 :]:
                     heard = _heard(other, joined)
-                    delays[threads] += [heard[mac] - asked for mac, (asked, _) in joined.items()]
-                    returned += [heard[mac] - answered for mac, (_, answered) in joined.items()]
-                joiner.order(do="leave")
-    alone, crowd = _p99(delays[1]), _p99(delays[AT_ONCE])
-    detail = (
-        f"ms: one at a time p50 {_p(delays[1], 0.5):.1f}, p99 {alone:.1f}, n={len(delays[1])}; {AT_ONCE} at a time "
-        f"p50 {_p(delays[AT_ONCE], 0.5):.1f}, p99 {crowd:.1f}, n={len(delays[AT_ONCE])}; after the engine had its "
-        f"answer: p99 {_p99(returned):.1f}"
+                    delays[threads] += [heard[mac] - answered for mac, (_, answered) in joined.items()]
+                    asked += [heard[mac] - began for mac, (began, _) in joined.items()]
+    words = {1: "one at a time", AT_ONCE: f"{AT_ONCE} at a time"}
+    said = (
+        f"{words[threads]} p50 {_percentile(found, 0.5):.1f}, p99 {_percentile(found, 0.99):.1f} (n={len(found)})"
+        for threads, found in delays.items()
     )
-    yield Measured(ENTRY, max(alone, crowd), detail)
+    detail = f"ms: {', '.join(said)}; from the question on: p99 {_percentile(asked, 0.99):.1f}"
+    yield Measured(ENTRY, max(_percentile(found, 0.99) for found in delays.values()), detail)
 
 
 def _heard(listener: Crew, joined: dict[str, Any]) -> dict[str, float]:
@@ -69,10 +67,6 @@ def _heard(listener: Crew, joined: dict[str, Any]) -> dict[str, float]:
     return {mac: max(found[mac].values()) for mac in joined}
 
 
-def _p(seconds: list[float], part: float) -> float:
-    """A percentile, in ms: of n values the one of which no more than the part are less."""
+def _percentile(seconds: list[float], part: float) -> float:
+    """In ms; of n values one of them."""
     return sorted(seconds)[math.ceil(part * len(seconds)) - 1] * 1000
-
-
-def _p99(seconds: list[float]) -> float:
-    return _p(seconds, 0.99)

@@ -44,11 +44,11 @@ class Rules:
 def measure(lab: Lab) -> Iterator[Measured]:
     """One stream from the first host to the second. The plugins are stopped meanwhile: they would put back the rules,
     and take no part in what containers send."""
-    client, _ = pair = lab.hosts[:2]
+    client = lab.hosts[0]
     targets = _containers(lab)
-    for host in pair:
+    for host in lab.hosts:
         host.stop_plugin()
-    rules = [Rules(host) for host in pair]
+    rules = [Rules(host) for host in lab.hosts[:2]]
 
     def stream(container: str, on: bool) -> float:
         for each in rules:

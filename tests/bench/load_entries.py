@@ -26,8 +26,8 @@ class Entries:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def order(self, do: str, **_: Any) -> dict[str, Any]:
-        """`take`: for each MAC address, when its forwarding entry (`mac`) and its neighbour (`address`) were first
-        there, in monotonic seconds."""
+        """`take`: for each MAC address when its forwarding entry (`mac`) and neighbour (`address`) were there first, in
+        monotonic seconds."""
         found, self._heard = self._heard, {}
         return found
 

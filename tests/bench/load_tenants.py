@@ -1,4 +1,4 @@
-"""Not a load: tenants with a VNI each, and what another host tells of them, from inside a host: etcd is there."""
+"""Not a load: tenants with a VNI each, and what another host tells of them; from inside a host, as etcd is there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bench import records
 AWAY, VTEP = "away", "10.99.0.250"
 
 
-class TenantsOfMany:
+class TenantsWithVnis:
     """Orders: `make` tenants, `arrive`: a container of each on a host that is none of the lab's."""
 
     def __init__(self, endpoint: str, subnet: str, **_: Any) -> None:

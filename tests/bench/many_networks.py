@@ -27,19 +27,18 @@ def measure(lab: Lab) -> Iterator[Measured]:
     few, many = lab.hosts[1:]
     vnis = list(range(1, NETWORKS + 1))
     with Crew([lab.hosts[0]], "tenants", endpoint=endpoints(lab.hosts[0].members)[0], subnet=SUBNET) as tenants:
-        tenants.order(do="make", vnis=[*vnis, NETWORKS + 1, NETWORKS + 2])
+        more = list(range(NETWORKS + 1, NETWORKS + ROUNDS + 2))
+        tenants.order(do="make", vnis=[*vnis, *more])
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda vni: _create(many, vni), vnis))
 
-        def one_more(host: Host, vni: int) -> float:
-            seconds = _create(host, vni)
-            host.docker("network", "rm", f"t{vni}")
+        def first() -> float:
+            seconds = _create(few, more[0])
+            few.docker("network", "rm", f"t{more[0]}")
             return seconds
 
-        measures = {"first": lambda: one_more(few, NETWORKS + 1), "more": lambda: one_more(many, NETWORKS + 2)}
-        for one in measures.values():
-            one()
-        found = interleaved(ROUNDS, **measures)
+        first()
+        found = interleaved(ROUNDS, first=first, more=lambda: _create(many, more.pop()))
         ratio = paired(found, "more", "first")
         yield Measured(
             CREATE, ratio.median, f"{ratio}; s: more {spread(found['more'])}, first {spread(found['first'])}"

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.bench import docker_run, fullness, isolation, latency, memory, mode_run, rates, throughput
+from tests.bench import (
+    docker_run,
+    forwarding,
+    fullness,
+    isolation,
+    latency,
+    many_networks,
+    memory,
+    mode_run,
+    rates,
+    throughput,
+)
 from tests.bench.model import Group
 
 GROUPS: tuple[tuple[str, Group], ...] = (
@@ -14,5 +25,7 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("network", throughput),
     ("tenants", isolation),
     ("tenants", mode_run),
+    ("tenants", forwarding),
+    ("tenants", many_networks),
 )
 PARTS = tuple(dict.fromkeys(part for part, _ in GROUPS))

@@ -13,7 +13,7 @@ from tests.bench.load_fill import Fill
 from tests.bench.load_joins import Joins
 from tests.bench.load_service import InProcess
 from tests.bench.load_socket import Sockets
-from tests.bench.load_tenants import TenantsOfMany
+from tests.bench.load_tenants import TenantsWithVnis
 
 # Each is made of its specification and has `order(**order)`, whose answer is for the parent.
 KINDS: dict[str, Callable[..., Any]] = {
@@ -23,7 +23,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "joins": Joins,
     "service": InProcess,
     "sockets": Sockets,
-    "tenants": TenantsOfMany,
+    "tenants": TenantsWithVnis,
 }
 
 

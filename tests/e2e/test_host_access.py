@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from tests.e2e import kit
+from tests.e2e.boxes import HOSTILE, arrives, box
+from tests.e2e.frames import IPV4, ethernet, udp
 from tests.e2e.kit import (
     CREATE,
     DUAL,
@@ -127,3 +130,21 @@ def test_a_network_that_could_not_be_made_leaves_no_shim(lab: Lab, hosts: list[H
     assert "10.78.0.0/30 of tenant default has no address left for host_access" in said
     assert len(shims(hosts[0])) == 1
     assert address_records(lab, "10.78.0.0/30") == {}
+
+
+@pytest.mark.mode("vxlan")
+def test_the_host_leads_nobody_on_to_another_tenant(hosts: list[Host]) -> None:
+    host = hosts[0]
+    kit.tenants(host, vx1="--vni=501", vx2="--vni=502")
+    network(host, "one", *kit.of("vx1", "vxlan"), *ACCESS)
+    evil = box(host, "evil", *HOSTILE, on="one")
+    door = links(host)[shims(host)[0]]["address"]
+    network(host, "two", *kit.of("vx2", "vxlan"), *ACCESS, subnet="10.78.0.0/24", gateway="10.78.0.1")
+    victim, friend = box(host, "good", on="two"), box(host, "friend", *HOSTILE, on="two")
+
+    def through_the_host(mark: bytes) -> bytes:
+        return ethernet(door, evil.mac, IPV4, udp(evil.address, victim.address, (9, 9), mark))
+
+    assert not arrives(evil, victim, through_the_host, after=friend)
+    host.exec("nft", "flush", "chain", "inet", "qnet", "forward")
+    assert arrives(evil, victim, through_the_host, after=friend)

@@ -7,6 +7,8 @@ capture; with the rules taken away it arrives, so that the test is known to see 
 from __future__ import annotations
 
 import ipaddress
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,6 +70,19 @@ def without_rules(boxes: tuple[Box, Box]) -> Iterator[Callable[[], None]]:
     yield take_away
     host.exec("nft", "-f", "-", stdin=f"flush chain {chain}\n{rules}")
 
+
+LISTEN = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+    link.bind((sys.argv[1], 9999))
+    link.settimeout(3)
+    print("listening", flush=True)
+    try:
+        link.recvfrom(100)
+        print("heard", flush=True)
+    except TimeoutError:
+        print("nothing", flush=True)
+"""
 
 Attack = Callable[[Box, Box, bytes], bytes]
 ATTACKS: dict[str, Attack] = {
@@ -177,6 +192,26 @@ def test_the_host_is_not_on_the_segment(boxes: tuple[Box, Box]) -> None:
     seen = host.docker("exec", "evil", "ip", "neigh", "show", host.address).stdout
     host.exec("nft", "flush", "chain", "netdev", "qnet", bridge_of(evil))
     assert found.returncode == 0 or "lladdr" in seen
+
+
+def test_the_host_hears_nothing_that_bridges_keep_to_themselves(
+    boxes: tuple[Box, Box], without_rules: Callable[[], None]
+) -> None:
+    """A bridge takes such frames in at the port itself, where its shield is not."""
+    evil, _ = boxes
+
+    def heard() -> bool:
+        words = [sys.executable, "-c", LISTEN, evil.host.address]
+        with evil.host.popen(*words, stdout=subprocess.PIPE, text=True) as listener:
+            assert listener.stdout.readline() == "listening\n"
+            packet = udp(evil.address, evil.host.address, (9, 9999), b"for the host")
+            evil.sends(ethernet("01:80:c2:00:00:0e", evil.mac, IPV4, packet))
+            return listener.stdout.readline() == "heard\n"
+
+    evil.host.exec("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
+    assert not heard()
+    without_rules()
+    assert heard()
 
 
 def test_a_firewall_that_flushes_everything_is_not_the_end(boxes: tuple[Box, Box]) -> None:

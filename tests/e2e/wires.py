@@ -56,13 +56,14 @@ class Wired:
     def kernel(self) -> set[str]:
         """What the kernel must have for it, in the words of `kernel`."""
         own = {"qh"} if self.options.get("host_access") == "true" else set()
+        fence = {"rules of gateways"} if own else set()
         if self.mode == "macvlan":
-            return {f"link {prefix}-{self.id}"[:20] for prefix in own}
+            return {f"link {prefix}-{self.id}"[:20] for prefix in own} | fence
         port = f"qx-{self.vni}" if self.mode == "vxlan" else self.options.get("parent", "eth1")
         pairs = [f"qn-{one}"[:15] for one in self.endpoints]
         names = {f"qb-{port}", *pairs, *(f"{prefix}-{self.id}"[:15] for one in own for prefix in (one, "qp"))}
         counters = [f"{name}-{way}" for name in pairs for way in ("sent", "received")]
-        rules = {f"rules of {name}" for name in (f"qb-{port}", *pairs, *counters)}
+        rules = {f"rules of {name}" for name in (f"qb-{port}", *pairs, *counters)} | fence
         if self.options.get("nat") == "true":
             names |= {f"{prefix}-{self.id}"[:15] for prefix in ("qr", "qu")}
             rules |= {f"namespace qnet-{self.id[:12]}", "rules of gateways", "rules of gateways' uplinks"}

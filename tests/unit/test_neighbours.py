@@ -24,6 +24,7 @@ from qnet.errors import Conflict, Exhausted, Unavailable
 from qnet.store.base import Txn, TxnResult
 from qnet.store.memory import MemoryStore
 from tests.e2e import frames as other
+from tests.lab.commands import wait_for
 from tests.unit.world import Clock, Container, Host, records
 
 MAC, DEVICE = "02:11:22:33:44:55", "02:00:00:00:00:99"
@@ -154,6 +155,25 @@ def test_what_never_comes_is_given_up(error: OSError | None, loud: bool, caplog:
     segment.misses = 0
     announcer.announce("/ns", ["10.77.0.8"])
     segment.until(2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_container_that_has_ended_is_not_looked_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = Segment()
+    tried: list[str] = []
+
+    def once(sandbox: str, address: str) -> None:
+        tried.append(address)
+        if len(tried) > 1:
+            raise FileNotFoundError("the namespace is gone")
+
+    monkeypatch.setattr(segment, "announce", once)
+    announcer = Announcer(segment)
+    announcer.start()
+    announcer.announce("/ns", ["10.77.0.9"])
+    wait_for("it was tried again", lambda: len(tried) == 2, 5)
+    time.sleep(0.1)
+    assert len(tried) == 2
 
 
 def test_more_than_the_queue_holds_is_dropped(caplog: pytest.LogCaptureFixture) -> None:

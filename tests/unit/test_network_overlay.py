@@ -190,6 +190,30 @@ def test_what_could_not_be_withdrawn_is_tried_again(world: World, monkeypatch: p
     assert filters.senders == {}
 
 
+def test_a_record_that_somebody_deleted_is_written_again(world: World) -> None:
+    store, _, _, make = world
+    overlay = make("host1")
+    overlay.sync({501: SEGMENT})
+    store.delete(schema.vtep_key(501, "host1"))
+    wait_for("it is heard", lambda: (overlay.sync({501: SEGMENT}), store.get(schema.vtep_key(501, "host1")))[1], 5)
+
+
+def test_a_damaged_record_keeps_no_other_from_being_heard(world: World) -> None:
+    store, tunnels, _, make = world
+    store.put(schema.vtep_key(501, "aaa"), b"{")
+    store.put(schema.vtep_key(501, "bbb"), schema.encode(VtepRecord(address="10.99.0.12")))
+    make("host1").enter(SEGMENT)
+    wait_for("the other is known", lambda: tunnels.known.get("qx-501") == {("flood", "10.99.0.12"): ""}, 5)
+
+
+def test_a_vni_travels_over_one_link(bench: Bench) -> None:
+    bench.kernel.links["eth2"] = bench.kernel.links["eth1"]
+    bench.kernel.own["eth2"] = ["10.98.0.11"]
+    bench.create("a", "tunnel", mode="vxlan")
+    with pytest.raises(InvalidRequest, match=r"VNI 501 travels over eth0 on this host, .*: -o parent=eth0"):
+        bench.create("b", "tunnel", mode="vxlan", parent="eth2")
+
+
 def segment(vni: int) -> Segment:
     return Segment(vni, f"t{vni}", f"qx-{vni}", "eth0", "10.99.0.11")
 

@@ -552,7 +552,49 @@ def test_an_endpoint_is_guarded_before_it_is_connected(bench: Bench) -> None:
 def test_without_spoof_check_everything_is_let_through(bench: Bench) -> None:
     bench.create("a", "plain", mode="bridge", spoof_check="false")
     guard = bench.start("a", "e" * 64)
-    assert rules.of(guard) == (f"goto {guard.device}-sent",)
+    assert rules.of(guard) == (rules.RESERVED, f"goto {guard.device}-sent")
+
+
+def test_the_shield_of_a_bridge_that_is_just_being_made_stays(bench: Bench) -> None:
+    def meanwhile(*_: object) -> None:
+        bench.guards.sync()
+
+    bench.create("b", "lab", mode="bridge")
+    bench.addresses.auxiliary = meanwhile  # type: ignore[method-assign]
+    bench.create("a", "shop", mode="bridge")
+    assert "qb-eth1.100" in bench.filters.shields
+
+
+def test_a_container_that_starts_before_the_links_are_back_brings_them_back(bench: Bench) -> None:
+    bench.create("a", "shop", mode="bridge")
+    bench.kernel.links = {"eth1": ETH1}  # a boot
+    add = bench.kernel.add
+
+    def refuse(link: Macvlan | Veth) -> None:
+        if isinstance(link, Veth) and link.bridge not in bench.kernel.links:
+            raise InvalidRequest(f"bridge {link.bridge!r} does not exist on this host any more")
+        add(link)
+
+    bench.kernel.add = refuse  # type: ignore[method-assign]
+    bench.start("a", "e" * 64)
+    assert bench.kernel.links["eth1.100"].master == "qb-eth1.100"
+
+
+def test_ports_of_a_bridge_that_somebody_deleted_are_ports_again(bench: Bench) -> None:
+    bench.create("a", "plain", mode="bridge")
+    bench.start("a", "e" * 64)
+    bench.kernel.delete("qb-eth1")
+    bench.segments.sync(bench.repository.networks.all(), bench.kernel.all())
+    assert bench.kernel.links[plan.endpoint_link("e" * 64)].master == "qb-eth1"
+
+
+def test_the_host_leads_nobody_on_from_its_own_links(bench: Bench) -> None:
+    bench.addresses.take_host_address = lambda *_: "10.100.1.200"  # type: ignore[attr-defined]
+    bench.addresses.drop_host_address = lambda *_: None  # type: ignore[attr-defined]
+    bench.create("a", "plain", host_access="true")
+    assert 'iifname "qh-*" drop' in bench.filters.loaded[""]
+    bench.service.delete_network("a")
+    assert 'iifname "qh-*" drop' not in bench.filters.loaded[""]
 
 
 @pytest.mark.parametrize(
