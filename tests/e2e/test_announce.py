@@ -19,6 +19,8 @@ from tests.lab.commands import run as run_command
 from tests.lab.commands import wait_for
 from tests.lab.host import Host
 
+pytestmark = pytest.mark.mode("macvlan")
+
 MODES = ("macvlan", "bridge")
 FIXED, FIXED6 = "10.77.0.9", "fd00:77::9"
 PROBE = ("-o", "arp_probe=true")

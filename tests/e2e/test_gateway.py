@@ -16,6 +16,8 @@ from tests.e2e.kit import CREATE, GATEWAY, GATEWAY6, SUBNET, network, pings, ref
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
+pytestmark = pytest.mark.mode("bridge")
+
 NAT = ("-o", "mode=bridge", "-o", "nat=true")
 PORT = "7007"
 METADATA = "169.254.169.254"
@@ -118,25 +120,25 @@ def test_metadata_and_tunnels_are_out_of_reach(hosts: list[Host]) -> None:
 
 def test_tenants_with_the_same_subnet_do_not_meet(hosts: list[Host]) -> None:
     host, far = hosts[:2]
-    kit.tenants(host, "shop", "lab")
+    kit.tenants(host, "left", "right")
     host.exec("ip", "link", "set", "eth2", "up")
-    for name, parent in (("shop", "eth1"), ("lab", "eth2")):
+    for name, parent in (("left", "eth1"), ("right", "eth2")):
         own = ("-o", f"tenant={name}", "--ipam-opt", f"tenant={name}", "-o", f"parent={parent}")
         network(host, name, *NAT, *own)
         run(host, name, "--ip", "10.77.0.50", on=name)
-    run(host, "more", "--ip", "10.77.0.60", on="lab")
+    run(host, "more", "--ip", "10.77.0.60", on="right")
     assert len(set(transfer(host))) == 2
     with listens(far, far.address):
-        found = kit.at_once(lambda name: seen_as(host, name, far.address), ["shop", "lab"] * 4)
+        found = kit.at_once(lambda name: seen_as(host, name, far.address), ["left", "right"] * 4)
     assert set(found) == {host.address}
-    assert not pings(host, "shop", "10.77.0.60", tries=1)
-    assert pings(host, "lab", "10.77.0.60")
-    for name, others in zip(("lab", "shop"), transfer(host), strict=True):
+    assert not pings(host, "left", "10.77.0.60", tries=1)
+    assert pings(host, "right", "10.77.0.60")
+    for name, others in zip(("right", "left"), transfer(host), strict=True):
         # a gateway answers its own network at this address
         assert not pings(host, name, str(ip_address(others) + 1), tries=1)
         assert not pings(host, name, others, tries=1)
-    host.docker("rm", "-f", "shop", "lab", "more")
-    host.docker("network", "rm", "shop", "lab")
+    host.docker("rm", "-f", "left", "right", "more")
+    host.docker("network", "rm", "left", "right")
     host.exec("ip", "link", "set", "eth2", "down")
 
 
@@ -233,7 +235,10 @@ def test_the_tables_of_others_stay(hosts: list[Host]) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("-o", "nat=true"), "-o nat=true needs a bridge that qnet makes, and networks of mode macvlan have none"),
+        (
+            ("-o", "mode=macvlan", "-o", "nat=true"),
+            "-o nat=true needs a bridge that qnet makes, and networks of mode macvlan have none",
+        ),
         ((*NAT, "--internal"), "-o nat=true is the way out, and --internal is none"),
         (("-o", "mode=bridge", "-o", "nat=yes"), "-o nat=yes: true or false"),
     ],

@@ -16,6 +16,8 @@ from tests.lab.commands import wait_for
 from tests.lab.host import Host
 from tests.lab.unixhttp import call
 
+pytestmark = pytest.mark.mode("bridge")
+
 BRIDGE = ("-o", "mode=bridge")
 OUTSIDE = "192.0.2.1"
 MBIT = 1_000_000
@@ -243,6 +245,7 @@ def test_a_limit_lets_no_attack_through(host: Host) -> None:
         assert not test_isolation.arrives(evil, good, lambda mark, make=attack: make(evil, good, mark)), name
 
 
+@pytest.mark.mode("macvlan")
 def test_modes_without_a_device_refuse(hosts: list[Host]) -> None:
     says = "networks of mode macvlan have no limits: the host keeps no device that their containers' traffic passes"
     words = (*CREATE, "--subnet", SUBNET, "--gateway", GATEWAY)

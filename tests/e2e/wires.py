@@ -63,7 +63,8 @@ class Wired:
         port = f"qx-{self.vni}" if self.mode == "vxlan" else self.options.get("parent", "eth1")
         pairs = [f"qn-{one}"[:15] for one in self.endpoints]
         names = {f"qb-{port}", *pairs, *(f"{prefix}-{self.id}"[:15] for one in own for prefix in (one, "qp"))}
-        rules = {f"rules of {name}" for name in (f"qb-{port}", *pairs)} | fence
+        counters = [f"{name}-{way}" for name in pairs for way in ("sent", "received")]
+        rules = {f"rules of {name}" for name in (f"qb-{port}", *pairs, *counters)} | fence
         if self.options.get("nat") == "true":
             names |= {f"{prefix}-{self.id}"[:15] for prefix in ("qr", "qu")}
             rules |= {f"namespace qnet-{self.id[:12]}", "rules of gateways", "rules of gateways' uplinks"}
@@ -79,8 +80,8 @@ def heard(host: Host, vni: int) -> set[str]:
     found = {f"frames for {'all' if one['mac'] == EVERYBODY else one['mac']} to {one['dst']}" for one in entries}
     neighbours = _json(host, "ip", "-j", "neigh", "show", "dev", link, "nud", "permanent")
     found |= {f"{one['dst']} is {one['lladdr']}" for one in neighbours if not one["dst"].startswith("fe80:")}
-    rules = host.exec("nft", "list", "chain", "inet", "qnet_underlay", f"vni{vni}", check=False).stdout
-    return found | {f"packets from {sender}" for sender in re.findall(r"\d+\.\d+\.\d+\.\d+", rules)}
+    rules = host.exec("nft", "list", "set", "inet", "qnet_underlay", "senders", check=False).stdout
+    return found | {f"packets from {sender}" for sender in re.findall(rf" {vni:#x} \. ([0-9.]+)", rules)}
 
 
 def told(vteps: Mapping[str, str], boxes: Iterable[tuple[str, str, str]]) -> set[str]:

@@ -318,6 +318,23 @@ def test_a_vxlan_network_stands_on_the_link_of_its_vni_from_first_to_last(bench:
     assert bench.store.get(schema.vtep_key(501, "host1")) is None
 
 
+def test_a_link_that_cannot_be_deleted_does_not_keep_the_host_in_the_vni(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.create("a", "tunnel", mode="vxlan", host_access="true")
+    delete = bench.kernel.delete
+
+    def fails(name: str) -> bool:
+        if name.startswith("qh-"):
+            raise Unavailable("delete link: EBUSY")
+        return delete(name)
+
+    monkeypatch.setattr(bench.kernel, "delete", fails)
+    with pytest.raises(Unavailable):
+        bench.service.delete_network("a")
+    assert bench.store.get(schema.vtep_key(501, "host1")) is None
+
+
 def test_an_address_that_the_host_got_anew_is_told(bench: Bench) -> None:
     bench.create("a", "tunnel", mode="vxlan")
     bench.kernel.own["eth0"] = ["10.99.0.77"]

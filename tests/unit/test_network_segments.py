@@ -226,6 +226,12 @@ class Addresses:
         if self.fails:
             raise self.fails
 
+    def take_host_address(self, tenant: str, subnet: str, network: str, mac: str) -> str:
+        return "10.100.1.200"
+
+    def drop_host_address(self, tenant: str, subnet: str, network: str) -> None:
+        pass
+
 
 class Bench:
     """The network service of one host on fakes."""
