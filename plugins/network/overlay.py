@@ -112,6 +112,8 @@ class Overlay:
                 self._follow(fresh, published)
                 self._withdraw(published)
             self._publish()
+            if fresh:
+                self._guard(anew=True)  # before frames flow
         self._work.put(self._reconcile)
 
     def close(self) -> None:
