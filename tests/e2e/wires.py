@@ -32,8 +32,7 @@ def kernel(host: Host) -> set[str]:
     listed = _json(host, "nft", "-j", "list", "chains")["nftables"]
     chains = [entry["chain"] for entry in listed if "chain" in entry]
     tables = [(one["family"], one["table"]) for one in chains]
-    ours = [one["name"] for one in chains if (one["family"], one["table"]) == ("netdev", "qnet")]
-    found |= {f"rules of {name[:15]}" for name in ours}  # an endpoint has a chain for each direction, too
+    found |= {f"rules of {one['name']}" for one in chains if (one["family"], one["table"]) == ("netdev", "qnet")}
     found |= {RULES[table] for table in tables if table in RULES}
     found |= {f"namespace {name}" for name in namespaces(host)}
     queues = [one for one in _json(host, "tc", "-j", "qdisc", "show") if one["dev"] in LINKS]
