@@ -68,7 +68,7 @@ def serve(host: Host, network: str) -> str:
 
 
 def client_command(address: str, *amount: str) -> list[str]:
-    """One stream, reported as JSON: of some seconds (whole ones: iperf3 takes 0 for no end), or of an amount of data."""
+    """One stream, reported as JSON: of an amount, or of some seconds; whole ones, iperf3 takes 0 for no end."""
     return ["iperf3", "-c", address, "-p", PORT, *(amount or ("-t", str(SECONDS))), "-J"]
 
 
