@@ -18,7 +18,8 @@ BRIDGE_RULES = Goal("TCP throughput in mode bridge, all isolation rules on ÷ of
 VXLAN_RULES = Goal("TCP throughput in mode vxlan, all isolation rules on ÷ off", RATIO, "≥", 0.95)
 GOALS = (BRIDGE, VXLAN, BRIDGE_RULES, VXLAN_RULES)
 FIGURES = {"bridge": {"hand": BRIDGE, "off": BRIDGE_RULES}, "vxlan": {"hand": VXLAN, "off": VXLAN_RULES}}
-ROUNDS, SECONDS = 15, 1
+ROUNDS = 31
+AMOUNT = ("-n", "512M")  # half a second
 HAND = {"bridge": "eth2", "vxlan": handmade.TUNNEL}
 
 
@@ -53,7 +54,7 @@ def measure(lab: Lab) -> Iterator[Measured]:
     def stream(container: str, on: bool) -> float:
         for each in rules:
             each.set(on)
-        return gigabits(client.docker("exec", f"from-{container}", *client_command(targets[container], SECONDS)))
+        return gigabits(client.docker("exec", f"from-{container}", *client_command(targets[container], *AMOUNT)))
 
     measures = {}
     for mode in FIGURES:
@@ -88,5 +89,5 @@ def _containers(lab: Lab) -> dict[str, str]:
         by_hand = f"hand-{mode}"
         found[by_hand] = handmade.container(server, f"to-{by_hand}", HAND[mode], "iperf3", "-s", "-p", PORT)
         handmade.container(client, f"from-{by_hand}", HAND[mode], "sleep", "3600")
-    time.sleep(0.5)
+    time.sleep(2)  # until the servers listen
     return found

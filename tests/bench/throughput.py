@@ -67,9 +67,9 @@ def serve(host: Host, network: str) -> str:
     return host.docker("inspect", "-f", form, f"to-{network}").stdout.strip()
 
 
-def client_command(address: str, seconds: int = SECONDS) -> list[str]:
-    """One stream for some seconds, reported as JSON. iperf3 takes whole seconds only, and 0 for no end."""
-    return ["iperf3", "-c", address, "-p", PORT, "-t", str(seconds), "-J"]
+def client_command(address: str, *amount: str) -> list[str]:
+    """One stream, reported as JSON: of an amount, or of some seconds; whole ones, iperf3 takes 0 for no end."""
+    return ["iperf3", "-c", address, "-p", PORT, *(amount or ("-t", str(SECONDS))), "-J"]
 
 
 def gigabits(result: Result) -> float:
