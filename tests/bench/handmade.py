@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.lab.host import Host
 
+# A stream must not begin with what an earlier one to the same address met.
+FORGETFUL = ("--sysctl", "net.ipv4.tcp_no_metrics_save=1")
 BRIDGE, TUNNEL = "hand-bridge", "hand-vxlan"
 VNI, HEADERS = 5000, 50
 
@@ -35,7 +37,7 @@ def tunnel(host: Host, other: Host) -> None:
 def container(host: Host, name: str, below: str, *command: str) -> str:
     """A container without a network gets a veth pair to the bridge over `below`, a link or `TUNNEL`; returns its
     address."""
-    host.docker("run", "-d", "--name", name, "--network", "none", "bench", *command)
+    host.docker("run", "-d", "--name", name, "--network", "none", *FORGETFUL, "bench", *command)
     process = host.docker("inspect", "-f", "{{.State.Pid}}", name).stdout.strip()
     tunnelled = below == TUNNEL
     master, mtu, net = (f"{BRIDGE}-x", 1500 - HEADERS, 84) if tunnelled else (BRIDGE, 1500, 83)

@@ -84,8 +84,9 @@ def _containers(lab: Lab) -> dict[str, str]:
         handmade.tunnel(host, other)
     for mode, parent in (("bridge", "eth1"), ("vxlan", "eth0")):
         network = segments.make(pair, mode, parent)
-        found[network] = serve(server, network)
-        client.docker("run", "-d", "--name", f"from-{network}", "--network", network, "bench", "sleep", "3600")
+        found[network] = serve(server, network, *handmade.FORGETFUL)
+        words = ["run", "-d", "--name", f"from-{network}", "--network", network, *handmade.FORGETFUL, "bench"]
+        client.docker(*words, "sleep", "3600")
         by_hand = f"hand-{mode}"
         found[by_hand] = handmade.container(server, f"to-{by_hand}", HAND[mode], "iperf3", "-s", "-p", PORT)
         handmade.container(client, f"from-{by_hand}", HAND[mode], "sleep", "3600")

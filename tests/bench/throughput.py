@@ -60,9 +60,10 @@ def measure(lab: Lab) -> Iterator[Measured]:
         yield Measured(goal, ratio.median, detail)
 
 
-def serve(host: Host, network: str) -> str:
+def serve(host: Host, network: str, *options: str) -> str:
     """Start a server in a container; returns its address."""
-    host.docker("run", "-d", "--name", f"to-{network}", "--network", network, "bench", "iperf3", "-s", "-p", PORT)
+    words = ["run", "-d", "--name", f"to-{network}", "--network", network, *options, "bench"]
+    host.docker(*words, "iperf3", "-s", "-p", PORT)
     form = f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}'
     return host.docker("inspect", "-f", form, f"to-{network}").stdout.strip()
 
