@@ -102,7 +102,9 @@ class Guards:
         devices = {chain[: plan.NAME_LENGTH] for chain in there} - bridges
         links = self._kernel.look()
         for device in devices - {plan.endpoint_link(endpoint.id) for endpoint in endpoints}:
-            if not (device.startswith(plan.BRIDGE_PREFIX) and device in links):  # its network is being made
+            if device.startswith(plan.BRIDGE_PREFIX) and device in links:
+                self._busy = True  # its network is being made, or the bridge is left over and soon gone
+            else:
                 self._filters.remove(device)
 
     def _sync_one(

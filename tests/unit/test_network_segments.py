@@ -565,6 +565,16 @@ def test_the_shield_of_a_bridge_that_is_just_being_made_stays(bench: Bench) -> N
     assert "qb-eth1.100" in bench.filters.shields
 
 
+def test_the_shield_of_a_bridge_that_is_left_over_goes_with_it(bench: Bench) -> None:
+    bench.create("a", "shop", mode="bridge")
+    bench.repository.networks.remove("a")  # a crash
+    guards = bench.new_guards()
+    guards.sync()
+    bench.kernel.delete("qb-eth1.100")
+    guards.sync()
+    assert bench.filters.shields == set()
+
+
 def test_a_container_that_starts_before_the_links_are_back_brings_them_back(bench: Bench) -> None:
     bench.create("a", "shop", mode="bridge")
     bench.kernel.links = {"eth1": ETH1}  # a boot
