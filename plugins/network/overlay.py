@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LOADERS = 16  # VNIs that are loaded at a time when the process starts
 MOST = 1000  # changes that wait for each other
+PATIENCE = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,13 @@ class Overlay:
                 self._follow(fresh, published)
                 self._withdraw(published)
             self._publish()
+            if fresh:
+                self._guard(anew=True)  # before frames flow
         self._work.put(self._reconcile)
+        if fresh:
+            done = threading.Event()
+            self._work.put(done.set)
+            done.wait(PATIENCE)  # what else is to be compared would only slow this down
 
     def close(self) -> None:
         """End the thread and stop following; the kernel keeps what it knows."""

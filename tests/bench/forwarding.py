@@ -23,9 +23,8 @@ ALONE, CROWD = 40, 64  # joins of each host, one after the other and eight at a 
 def measure(lab: Lab) -> Iterator[Measured]:
     """Containers join as the engine joins them, by its calls to the plugin.
 
-    From its answer to `CreateEndpoint`, in which the record of the address got its MAC address, to the kernel's own
-    word on each other host that both are there: the forwarding entry, and the neighbour by which it answers for the
-    container.
+    From its answer to `CreateEndpoint`, in which the record of the address got its MAC address, to the kernel's word on
+    each other host that both are there: the forwarding entry, and the neighbour by which it answers for the container.
     """
     segments.make_tenant(lab.hosts[0])
     name = segments.make(lab.hosts, "vxlan", "eth0")

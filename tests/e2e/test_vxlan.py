@@ -104,6 +104,21 @@ def test_the_host_reaches_its_containers_and_those_of_others_reach_it(lab: Lab, 
     assert f"{own} lladdr" in knows(hosts[1], "qx-501")
 
 
+def test_the_way_out_and_limits(lab: Lab, hosts: list[Host]) -> None:
+    near, far, outside = hosts
+    for tenant in VNIS:
+        network((near, far), tenant, *kit.DUAL, *vxlan(tenant, "-o", "nat=true", "-o", "egress=100mbit"))
+    for tenant in VNIS:
+        run(near, f"near-{tenant}", "--ip", "10.77.0.10", on=tenant)
+    there = run(far, "there", on="vx1")
+    for tenant in VNIS:
+        for address in (outside.address, outside.node.address6):
+            assert pings(near, f"near-{tenant}", address)
+        assert not pings(near, f"near-{tenant}", near.address, tries=1)
+    assert pings(near, "near-vx1", there)
+    assert not pings(near, "near-vx2", there, tries=1)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

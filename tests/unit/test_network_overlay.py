@@ -255,8 +255,14 @@ def test_changes_that_come_together_are_written_together(world: World) -> None:
     for number in range(5, 25):
         arrives(store, f"10.77.0.{number}", f"02:00:00:00:00:{number:02x}", "host2")
     store.delete(schema.address_key("shop", "10.77.0.0/24", "10.77.0.5"))
+    store.put(schema.vtep_key(501, "host3"), schema.encode(VtepRecord(address="10.99.0.13")))
+    wait_for("all is heard", lambda: overlay._work.qsize() >= 2, 5)
     go_on.set()
-    wait_for("the link knows", lambda: ("address", "10.77.0.24") in tunnels.known.get("qx-501", ()), 5)
+    wait_for(
+        "the link knows",
+        lambda: {("address", "10.77.0.24"), ("flood", "10.99.0.13")} <= set(tunnels.known["qx-501"]),
+        5,
+    )
     assert len(tunnels.written) == 3
     assert ("address", "10.77.0.5") not in tunnels.known["qx-501"]
 
