@@ -83,7 +83,6 @@ class Guards:
         if not (watched or self._busy):
             return
         self._meter.begin()
-        self._busy = watched
         there, speeds = self._filters.chains(), self._qdiscs.speeds()
         # read after the chains: what is in force belongs to an endpoint that was written down before
         endpoints = self._repository.endpoints.all()
@@ -100,12 +99,13 @@ class Guards:
                 except QnetError as error:
                     logger.warning("rules and limits of endpoint %s: %s", endpoint.id[:12], error)
         devices = {chain[: plan.NAME_LENGTH] for chain in there} - bridges
+        unneeded = devices - {plan.endpoint_link(endpoint.id) for endpoint in endpoints}
         links = self._kernel.look()
-        for device in devices - {plan.endpoint_link(endpoint.id) for endpoint in endpoints}:
-            if device.startswith(plan.BRIDGE_PREFIX) and device in links:
-                self._busy = True  # its network is being made, or the bridge is left over and soon gone
-            else:
-                self._filters.remove(device)
+        # those of a bridge that is there: its network is being made, or it will be deleted first
+        kept = {device for device in unneeded if device.startswith(plan.BRIDGE_PREFIX) and device in links}
+        for device in unneeded - kept:
+            self._filters.remove(device)
+        self._busy = watched or bool(kept)
 
     def _sync_one(
         self, network: Network, endpoint: Endpoint, there: Collection[str], speeds: Mapping[str, int]

@@ -28,7 +28,6 @@ MAX_MTU = 65535
 
 GENERIC = "com.docker.network.generic"
 INTERNAL = "com.docker.network.internal"
-MAC_ADDRESS = "com.docker.network.endpoint.macaddress"
 
 
 class Subnet(msgspec.Struct, frozen=True):
