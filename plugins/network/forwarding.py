@@ -98,7 +98,10 @@ class Table:
         if kind == "flood":
             return "" if name in self._vteps.values() else None
         if kind == "mac":
-            return next((self._vteps.get(self._boxes[each].host) for each in self._addresses.get(name, ())), None)
+            # several while a container moves, one address after the other
+            hosts = {self._boxes[each].host for each in self._addresses.get(name, ())}
+            there = () if self._host in hosts else (self._vteps[host] for host in hosts if host in self._vteps)
+            return min(there, default=None)
         box = self._boxes.get(name)
         if box is not None:
             return box.mac if box.host in self._vteps else None
@@ -117,8 +120,7 @@ def difference(has: Entries, wanted: Entries) -> Changes:
 def _keys(address: str, box: Box) -> Iterable[Key]:
     yield ("mac", box.mac)
     yield ("address", address)
-    if ":" in address:
-        yield ("address", str(link_local(box.mac)))
+    yield ("address", str(link_local(box.mac)))  # it depends on all addresses of the MAC address
 
 
 def _mac_of(address: str) -> str:

@@ -54,6 +54,16 @@ def test_a_host_that_leaves_takes_its_containers_along_and_another_may_take_its_
     assert table.entries == {}
 
 
+def test_a_link_local_address_goes_with_the_last_that_is_elsewhere() -> None:
+    table = Table("host1")
+    table.hosts([("host2", "10.99.0.12")])
+    table.boxes([("fd00::5", Box(MAC, "host2"))])
+    table.boxes([("10.77.0.5", Box(MAC, "host2"))])
+    table.boxes([("fd00::5", Box(MAC, "host1"))])  # it moves, one address after the other
+    table.boxes([("10.77.0.5", None)])
+    assert table.entries == {("flood", "10.99.0.12"): ""}
+
+
 @given(
     st.lists(
         st.one_of(
