@@ -565,6 +565,19 @@ def test_the_shield_of_a_bridge_that_is_just_being_made_stays(bench: Bench) -> N
     assert "qb-eth1.100" in bench.filters.shields
 
 
+def test_links_of_a_network_that_is_being_made_are_not_left_over(bench: Bench) -> None:
+    seen: list[dict[str, frozenset[str]]] = []
+    bench.addresses.auxiliary = lambda *_: seen.append(dict(bench.segments.making))  # type: ignore[method-assign]
+    bench.create("a", "shop", mode="bridge")
+    assert seen == [{"a": frozenset({"eth1.100", "qb-eth1.100"})}]
+    assert bench.segments.making == {}
+    fail_later(bench)
+    bench.addresses.auxiliary = Addresses.auxiliary.__get__(bench.addresses)  # type: ignore[method-assign]
+    with pytest.raises(InvalidRequest):
+        bench.create("b", "shop", mode="bridge")
+    assert bench.segments.making == {}
+
+
 def test_the_shield_of_a_bridge_that_a_crash_left_goes_after_it(bench: Bench) -> None:
     bench.filters.shields.add("qb-eth1")
     bench.kernel.links["qb-eth1"] = replace(ETH1, name="qb-eth1", kind="bridge")
