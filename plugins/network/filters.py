@@ -1,19 +1,16 @@
-"""The host's packet filter: the only user of nft. One table is qnet's, nothing else is touched."""
+"""The host's packet filter: the only user of nft. The tables called qnet are qnet's, nothing else is touched."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from plugins.network import nat_rules, rules
+from plugins.network import commands, nat_rules, rules
 from plugins.network.plan import Guard
 from plugins.network.rules import Senders
-from qnet.errors import Unavailable, Unsupported
-
-TIMEOUT = 5.0
+from qnet.errors import Unsupported
 
 
 class Filters:
@@ -21,15 +18,15 @@ class Filters:
 
     def apply(self, wanted: Guard) -> None:
         """Put an endpoint's rules into force, all at once. Raises Unsupported, Unavailable."""
-        self._nft(rules.script(wanted), f"guard {wanted.device}")
+        self.load(rules.script(wanted), f"guard {wanted.device}")
 
     def remove(self, device: str) -> None:
         """Take the rules of a device away; that there are none is no error. Raises Unsupported, Unavailable."""
-        self._nft(rules.removal(device), f"stop guarding {device}")
+        self.load(rules.removal(device), f"stop guarding {device}")
 
     def shield(self, bridge: str) -> None:
         """Keep the host itself off a segment that it bridges. Raises Unsupported, Unavailable."""
-        self._nft(rules.shield(bridge), f"keep the host off {bridge}")
+        self.load(rules.shield(bridge), f"keep the host off {bridge}")
 
     def underlay(self, senders: Senders, before: Senders | None = None) -> None:
         """Take the packets of VNIs from these hosts only. `before`: whose rules are in force, if that is known.
@@ -37,7 +34,7 @@ class Filters:
         Raises:
             Unsupported, Unavailable
         """
-        self._nft(rules.underlay(senders, before), "guard the underlay")
+        self.load(rules.underlay(senders, before), "guard the underlay")
 
     def chains(self) -> frozenset[str]:
         """The chains that are in force, or would be if their devices were there."""
@@ -50,26 +47,12 @@ class Filters:
 
     def load(self, script: str, what: str, namespace: str = "") -> None:
         """Do what a script says, in a network namespace if one is named. Raises Unsupported, Unavailable."""
-        self._nft(script, what, namespace)
+        commands.run(["nft", "-f", "-"], what, script, namespace)
 
     def fences(self) -> frozenset[str]:
         """The names of the chains that belong to all gateways. Raises Unavailable."""
         tables = (nat_rules.TABLE, nat_rules.WIRE)
         return frozenset(chain["name"] for chain in _listed("chain") if _table(chain) in tables)
-
-    @staticmethod
-    def _nft(script: str, what: str, namespace: str = "") -> None:
-        try:
-            enter = ["nsenter", f"--net=/run/netns/{namespace}", "--"] if namespace else []
-            command = [*enter, "nft", "-f", "-"]
-            subprocess.run(command, input=script, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-        except FileNotFoundError as error:
-            raise Unsupported(f"cannot {what}: nft is not installed: apt install nftables") from error
-        except subprocess.CalledProcessError as error:
-            said = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
-            raise Unavailable(f"cannot {what}: nft: {said[0]}") from error
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Unavailable(f"cannot {what}: {error}") from error
 
 
 def _table(thing: dict[str, Any]) -> str:
@@ -78,11 +61,8 @@ def _table(thing: dict[str, Any]) -> str:
 
 def _listed(kind: str) -> Iterable[dict[str, Any]]:
     """The chains or counters of this host as nft lists them; none where it is not installed. Raises Unavailable."""
-    command = ["nft", "-j", "list", f"{kind}s"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    except FileNotFoundError:
+        listed = commands.run(["nft", "-j", "list", f"{kind}s"], f"list the packet filter's {kind}s")
+    except Unsupported:
         return ()
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"cannot list the packet filter's {kind}s: {error}") from error
-    return [entry[kind] for entry in msgspec.json.decode(done.stdout)["nftables"] if kind in entry]
+    return [entry[kind] for entry in msgspec.json.decode(listed)["nftables"] if kind in entry]

@@ -15,6 +15,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from plugins.network.commands import NAMESPACES
 from plugins.network.netlink import GONE, index_of, operation
 from plugins.network.plan import UNFINISHED, Bridge, Link, Macvlan, Shim, Veth, Vlan, Vxlan, host_prefix, vxlan_link
 from plugins.network.rules import VXLAN_PORT
@@ -27,7 +28,6 @@ IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 SKIP_STATS = 0x8  # RTEXT_FILTER_SKIP_STATS: they would be most of a list
 NTF_MASTER, STATIC = 4, 0x40  # of a bridge's forwarding entry
-NAMESPACES = Path("/run/netns")  # by name, as ip-netns(8) has them
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 
 

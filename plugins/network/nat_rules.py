@@ -13,6 +13,7 @@ from hashlib import blake2s
 
 from plugins.network.nat import INSIDE, OUTSIDE, TRANSFER, Gateway
 from plugins.network.plan import BRIDGE_PREFIX, OUTSIDE_PREFIX, OWN_PREFIX, PREFIXES
+from plugins.network.rules import VXLAN_PORT
 
 TABLE = "inet qnet"
 WIRE = "netdev qnet_gateways"
@@ -23,7 +24,7 @@ FROM_GATEWAYS = f'"{OUTSIDE_PREFIX}*"'
 # fd00:ec2::254, Azure 168.63.129.16).
 NEAR = {4: "{ 169.254.0.0/16, 168.63.129.16 }", 6: "{ fe80::/10, fd00:ec2::254 }"}
 # A packet that leaves with the host's address would be one of its tunnel's for another host (RFC 7348; Linux's own).
-VXLAN_PORTS = "{ 4789, 8472 }"
+VXLAN_PORTS = f"{{ {VXLAN_PORT}, 8472 }}"
 WORD = {4: "ip", 6: "ip6"}
 REMOVAL = "".join(f"add table {table}\ndelete table {table}\n" for table in (TABLE, WIRE))
 

@@ -10,6 +10,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import TC_H_ROOT
 
+from plugins.network.netlink import index_of
 from plugins.network.plan import END
 from qnet.errors import NotFound, Unavailable, Unsupported
 
@@ -56,13 +57,13 @@ class Qdiscs:
             Unsupported: the kernel has no tbf.
         """
         with _netlink(f"limit {device} to {speed} bytes/s") as netlink:
-            found = list(netlink.get_links(ifname=device)) if netlink.link_lookup(ifname=device) else []
-            if not found:
+            index = index_of(netlink, device)
+            if index is None:
                 raise NotFound(f"link {device} does not exist on this host any more")
-            index, frame = found[0]["index"], found[0].get_attr("IFLA_MTU") + ETHERNET
             if not speed:
                 _unlimited(netlink, index)
                 return
+            frame = netlink.get_links(index)[0].get_attr("IFLA_MTU") + ETHERNET
             burst = max(round(speed * BURST), LEAST_BURST * frame)
             queue = max(round(speed * LATENCY), LEAST_QUEUE * frame)
             netlink.tc("replace", KIND, index, rate=speed, burst=burst, limit=burst + queue)

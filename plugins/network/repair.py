@@ -69,7 +69,7 @@ class Repair:
         for name in plan.left_over(links.values(), networks, endpoints):
             self._delete(name, "nothing uses it")
         for name in self._unused.overdue(plan.unused_segments(links.values(), networks)):
-            if not any(name in links for links in self._segments.making.copy().values()):
+            if name not in self._segments.being_made():
                 self._delete(name, "no network stands on it")
         try:
             self._segments.sync(networks, links)

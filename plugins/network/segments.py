@@ -46,7 +46,7 @@ class Segments:
         self._gateways = gateways
         self._parents = parents
         self._lock = threading.RLock()
-        self.making: dict[str, frozenset[str]] = {}  # links of networks that are not written down yet
+        self._making: dict[str, frozenset[str]] = {}  # links of networks that are not written down yet
 
     def place(self, ask: Ask, undo: ExitStack) -> Network:
         """A network on the link that carries its tenant's frames, which is made where it is not there.
@@ -69,7 +69,7 @@ class Segments:
         with self._lock:
             made = self._planned(ask, tenant, links)
             undo.callback(self.drop, made)
-            self.making[made.id] = frozenset({made.parent, made.bridge})
+            self._making[made.id] = frozenset({made.parent, made.bridge})
             self._make(made)
             self._try(made)
         plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.look(), others)
@@ -79,8 +79,13 @@ class Segments:
         """Make the links that a network stands on, and its gateway, where they are not there."""
         with self._lock:
             self._make(network)
-            self.making.pop(network.id, None)
+            self._making.pop(network.id, None)
         self._route(network)
+
+    def being_made(self) -> frozenset[str]:
+        """Links that only networks stand on which are not written down yet."""
+        with self._lock:
+            return frozenset().union(*self._making.values())
 
     def tidy(self) -> None:
         """What gateways left behind goes, and the rules that belong to them all are in force."""
@@ -127,7 +132,7 @@ class Segments:
     def drop(self, network: Network) -> None:
         """Delete the links that a network stood on, if they are ours and it was the last on them, and its gateway."""
         with self._lock, ExitStack() as rest:
-            self.making.pop(network.id, None)
+            self._making.pop(network.id, None)
             if network.nat:
                 rest.callback(self._gateways.drop, network)
             elif network.host_access:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ import msgspec
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from plugins.network.commands import run
 from plugins.network.forwarding import Changes, Entries, Key
 from plugins.network.netlink import GONE, operation
 from plugins.network.plan import VXLAN_PREFIX
@@ -96,11 +96,8 @@ def _write(netlink: IPRoute, index: int, key: Key, value: str | None) -> None:
 
 
 def _read(command: list[str], kind: type[RowT]) -> list[RowT]:
-    what = " ".join(command)
+    listed = run(command, "list forwarding entries", timeout=TIMEOUT)
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=True)
-        return msgspec.json.decode(done.stdout or b"[]", type=list[kind])  # type: ignore[valid-type]
-    except subprocess.CalledProcessError as error:
-        raise Unavailable(f"{what}: {error.stderr.decode(errors='replace').strip()}") from error
-    except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as error:
-        raise Unavailable(f"{what}: {error}") from error
+        return msgspec.json.decode(listed or "[]", type=list[kind])  # type: ignore[valid-type]
+    except msgspec.MsgspecError as error:
+        raise Unavailable(f"{' '.join(command)}: {error}") from error

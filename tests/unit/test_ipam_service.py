@@ -284,12 +284,18 @@ def test_mac_given_by_hand_makes_the_derived_one_step_aside(world: World) -> Non
     assert world.one.endpoints.bind("default", [("10.77.0.9", SUBNET)], "n", "e3", "") != derived
 
 
-def test_an_endpoint_may_have_no_mac_of_its_own(world: World) -> None:
+def dual_stack(world: World) -> tuple[str, str]:
+    """An IPv4 and an IPv6 address, of the networks a and b."""
     world.one.network("a", SUBNET)
     world.one.network("b", "fd00:77::/64")
     service, engine = world.one.service, world.one.engine
     v4 = service.request_address("e", engine.networks["a"], "").partition("/")[0]
     v6 = service.request_address("e", engine.networks["b"], "").partition("/")[0]
+    return v4, v6
+
+
+def test_an_endpoint_may_have_no_mac_of_its_own(world: World) -> None:
+    v4, v6 = dual_stack(world)
     assert world.one.endpoints.bind("default", [(v4, SUBNET), (v6, "fd00:77::/64")], "n", "e1", None) == ""
     found = records(world.store, "default", SUBNET)[v4], records(world.store, "default", "fd00:77::/64")[v6]
     assert [(record.endpoint, record.mac) for record in found] == [("e1", "")] * 2
@@ -297,11 +303,8 @@ def test_an_endpoint_may_have_no_mac_of_its_own(world: World) -> None:
 
 
 def test_dual_stack_endpoint_has_one_mac(world: World) -> None:
-    world.one.network("a", SUBNET)
-    world.one.network("b", "fd00:77::/64")
+    v4, v6 = dual_stack(world)
     service, engine = world.one.service, world.one.engine
-    v4 = service.request_address("e", engine.networks["a"], "").partition("/")[0]
-    v6 = service.request_address("e", engine.networks["b"], "").partition("/")[0]
     mac = world.one.endpoints.bind("default", [(v4, SUBNET), (v6, "fd00:77::/64")], "n", "e1", "")
     assert records(world.store, "default", "fd00:77::/64")[v6].mac == mac
     service.release_address(engine.networks["b"], v6)
