@@ -15,6 +15,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from plugins.network import strays
 from plugins.network.commands import NAMESPACES
 from plugins.network.netlink import GONE, index_of, operation
 from plugins.network.plan import UNFINISHED, Bridge, Link, Macvlan, Shim, Veth, Vlan, Vxlan, host_prefix, vxlan_link
@@ -224,6 +225,11 @@ class Links:
                     raise
                 return False
         return True
+
+    @staticmethod
+    def delete_strays(parent: str, addresses: Collection[str]) -> None:
+        """Delete links of containers that the engine lost, see `strays.remove`."""
+        strays.remove(parent, addresses)
 
     def sync(self, shim: Shim) -> None:
         """Make the host's own link on a network as it should be: there, up, with its addresses and routes."""

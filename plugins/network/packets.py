@@ -44,10 +44,10 @@ class Packets:
         """
         parsed = ip_address(address)
         family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
-        with _inside(sandbox), socket.socket(family, socket.SOCK_DGRAM) as has:
+        with inside(sandbox), socket.socket(family, socket.SOCK_DGRAM) as has:
             has.bind((address, 0))  # the kernel refuses what is not there or is tentative
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
-                raw.bind((_link_with(has, parsed), 0))
+                raw.bind((link_with(has, parsed), 0))
                 raw.send(frames.announcement(raw.getsockname()[4], parsed))
 
     def who_has(self, link: str, address: IPAddress, wait: float, besides: str) -> str:
@@ -70,7 +70,7 @@ class Packets:
             ) from error
 
 
-def _link_with(inside: socket.socket, address: IPAddress) -> str:
+def link_with(inside: socket.socket, address: IPAddress) -> str:
     """The link of the thread's network namespace that has an address. Raises FileNotFoundError."""
     if address.version == 6:
         listed = (line.split() for line in Path(IPV6_ADDRESSES).read_text().splitlines())
@@ -126,7 +126,7 @@ def _ask(raw: socket.socket, address: IPAddress, wait: float, besides: str) -> s
 
 
 @contextmanager
-def _inside(sandbox: str) -> Iterator[None]:
+def inside(sandbox: str) -> Iterator[None]:
     """This thread in another network namespace: sockets made meanwhile stay there. Raises OSError."""
     with open(sandbox, "rb") as there, open(THIS_THREADS, "rb") as own:
         _enter(there.fileno())

@@ -77,6 +77,9 @@ class Kernel(Protocol):
     def delete(self, name: str) -> bool:
         """Delete a link if it is there."""
 
+    def delete_strays(self, parent: str, addresses: Collection[str]) -> None:
+        """Delete links with these addresses in containers that the engine lost."""
+
     def sync(self, shim: Shim) -> None:
         """Make the host's own link as it should be."""
 

@@ -190,7 +190,7 @@ class Service:
                 self._kernel.add(link)
             if guard is not None:
                 undo.callback(self._guards.drop, endpoint)
-                self._guards.put(guard)
+                self._guards.put(guard, {})
             if isinstance(link, Veth):
                 self._kernel.attach(link)
             undo.callback(self._repository.endpoints.save, made)
@@ -212,9 +212,11 @@ class Service:
         """Remove an endpoint and its link; one that is not known is no error."""
         made = self._repository.endpoints.get(endpoint)
         known = self._repository.networks.get(made.network) if made else None
-        self._kernel.delete(plan.endpoint_link(endpoint))
+        there = self._kernel.delete(plan.endpoint_link(endpoint))
         if made and known and known.mode in BRIDGED:
             self._guards.drop(endpoint)
+        elif made and known and not there:
+            self._kernel.delete_strays(known.parent, made.addresses)
         self._repository.endpoints.remove(endpoint)
 
     def oper_info(self, endpoint: str) -> dict[str, str]:

@@ -45,6 +45,7 @@ class Kernel:
         self.fails: Exception | None = None
         self.lacks = ""
         self.own: dict[str, list[str]] = {}
+        self.hunted: list[tuple[str, tuple[str, ...]]] = []
 
     def all(self) -> dict[str, Link]:
         return dict(self.links)
@@ -94,6 +95,9 @@ class Kernel:
             if link.master == name:
                 self.links[link.name] = replace(link, master="")
         return self.links.pop(name, None) is not None
+
+    def delete_strays(self, parent: str, addresses: Collection[str]) -> None:
+        self.hunted.append((parent, tuple(addresses)))
 
     def sync(self, shim: Shim) -> None:
         self.add(shim.link)
@@ -368,6 +372,18 @@ def test_only_who_is_trusted_has_a_parent_for_itself(bench: Bench) -> None:
         bench.create("a", "plain", macvlan_mode="passthru")
     bench.tenants.change("plain", Change(trusted=True))
     bench.create("a", "plain", macvlan_mode="passthru")
+
+
+def test_a_link_that_is_not_there_is_looked_for_where_containers_are(bench: Bench) -> None:
+    bench.create("a", "plain")
+    bench.addresses.bind = lambda *_: "02:00:00:00:00:01"  # type: ignore[attr-defined]
+    for lost in (False, True):
+        bench.service.create_endpoint("a", "e" * 64, ["10.100.1.9"], "", {})
+        bench.service.join("a", "e" * 64, "")
+        if lost:
+            bench.kernel.delete(plan.endpoint_link("e" * 64))
+        bench.service.delete_endpoint("e" * 64)
+        assert bench.kernel.hunted == ([("eth1", ("10.100.1.9",))] if lost else [])
 
 
 def test_an_unknown_tenant_has_no_networks(bench: Bench) -> None:
