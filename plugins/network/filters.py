@@ -1,4 +1,4 @@
-"""The host's packet filter: the only user of nft. The tables called qnet are qnet's, nothing else is touched."""
+"""The host's packet filter. The tables called qnet are qnet's, nothing else is touched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from plugins.network import commands, nat_rules, rules
+from plugins.network import commands, nat_rules, nft, rules
 from plugins.network.plan import Guard
 from plugins.network.rules import Senders
 from qnet.errors import Unsupported
@@ -47,7 +47,10 @@ class Filters:
 
     def load(self, script: str, what: str, namespace: str = "") -> None:
         """Do what a script says, in a network namespace if one is named. Raises Unsupported, Unavailable."""
-        commands.run(["nft", "-f", "-"], what, script, namespace)
+        if namespace:
+            commands.run(["nft", "-f", "-"], what, script, namespace)
+        else:
+            nft.run(script, what)
 
     def fences(self) -> frozenset[str]:
         """The names of the chains that belong to all gateways. Raises Unavailable."""
@@ -62,7 +65,7 @@ def _table(thing: dict[str, Any]) -> str:
 def _listed(kind: str) -> Iterable[dict[str, Any]]:
     """The chains or counters of this host as nft lists them; none where it is not installed. Raises Unavailable."""
     try:
-        listed = commands.run(["nft", "-j", "list", f"{kind}s"], f"list the packet filter's {kind}s")
+        listed = nft.run(f"list {kind}s", f"list the packet filter's {kind}s", as_json=True)
     except Unsupported:
         return ()
     return [entry[kind] for entry in msgspec.json.decode(listed)["nftables"] if kind in entry]

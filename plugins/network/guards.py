@@ -43,8 +43,11 @@ class Guards:
             return endpoint
         return msgspec.structs.replace(endpoint, terms=self._limits.at_start(network, endpoint))
 
-    def put(self, guard: Guard) -> None:
+    def put(self, guard: Guard, has: Mapping[str, int]) -> None:
         """Put an endpoint's limits and rules into force, or others in their place while its traffic goes on.
+
+        Args:
+            has: the speeds that are in force, see `Qdiscs.speeds`; none on a link just made.
 
         Raises:
             InvalidRequest, NotFound, Unsupported, Unavailable
@@ -53,9 +56,10 @@ class Guards:
         if guard.terms.egress:
             self._kernel.add_ifb(guard.limiter, guard.device)
             self._qdiscs.limit(guard.limiter, guard.speeds[guard.limiter])
-        self._qdiscs.limit(guard.device, guard.speeds.get(guard.device, 0))
+        if guard.device in has or guard.device in guard.speeds:
+            self._qdiscs.limit(guard.device, guard.speeds.get(guard.device, 0))
         self._filters.apply(guard)
-        if not guard.terms.egress:
+        if guard.limiter in has and not guard.terms.egress:
             self._kernel.delete(guard.limiter)  # only now: the rules led there
         self._applied[guard.device] = guard
 
@@ -122,7 +126,7 @@ class Guards:
             return
         if self._applied.get(guard.device) == guard:
             self._missed(guard.device)
-        self.put(guard)
+        self.put(guard, has)
 
     @staticmethod
     def _missed(device: str) -> None:

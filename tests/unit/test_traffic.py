@@ -157,15 +157,21 @@ def test_modes_without_a_device_have_no_limits(bench: Bench) -> None:
 def test_rules_count_by_the_far_end_and_hand_on() -> None:
     terms = Terms(egress=MBIT, internal=("10.77.0.0/24", "10.0.0.0/8", "fd00::/64"))
     lines = rules.script(Guard("qn-1", "02:00:00:00:00:01", ("10.77.0.2",), terms=terms)).splitlines()
-    sent = [line.partition("qn-1-sent ")[2] for line in lines if line.startswith("add rule netdev qnet qn-1-sent ")]
-    assert sent[0].startswith("ip daddr != { 0.0.0.0/32, 10.0.0.0/8, 169.254.0.0/16,")
-    assert sent[0].endswith('counter name "qn-1-sent-external" fwd to "qi-1"')
-    assert sent[1].startswith("ip6 daddr != { ::/128, fd00::/64, fe80::/10, ff02::/16 }")
-    assert sent[2] == 'counter name "qn-1-sent-internal" fwd to "qi-1"'
-    got = [line for line in lines if line.startswith("add rule netdev qnet qn-1-received ")]
+    mine, sent, got = (
+        [line.partition(f"{chain} ")[2] for line in lines if line.startswith(f"add rule netdev qnet {chain} ")]
+        for chain in ("qn-1", "qn-1-sent", "qn-1-received")
+    )
+    inside = 'counter name "qn-1-sent-internal" fwd to "qi-1"'
+    assert sent[:2] == [f"ip daddr 10.77.0.0/24 {inside}", f"ip daddr 10.0.0.0/8 {inside}"]
+    assert sent[2].startswith("ip daddr != { 0.0.0.0/32, 10.0.0.0/8, 169.254.0.0/16,")
+    assert sent[2].endswith('counter name "qn-1-sent-external" fwd to "qi-1"')
+    assert sent[3].startswith("ip6 daddr != { ::/128, fd00::/64, fe80::/10, ff02::/16 }")
+    assert sent[4] == inside
     assert all("saddr" in line or "internal" in line for line in got)
     assert all(line.endswith("accept") for line in got)
-    assert not [line for line in lines if line.startswith("add rule netdev qnet qn-1 ") and "accept" in line]
+    assert [line for line in mine if "fwd" in line or "accept" in line] == mine[:2]
+    common = "meta pkttype other ether saddr 02:00:00:00:00:01 ether type ip ip protocol tcp ip saddr 10.77.0.2"
+    assert mine[:2] == [f"{common} {rule}" for rule in sent[:2]]
     assert "fwd" not in rules.script(Guard("qn-1", "02:00:00:00:00:01", ("10.77.0.2",)))
 
 
