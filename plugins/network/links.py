@@ -108,6 +108,8 @@ class Links:
             _no_ipv6(link.name)
             _no_ipv4(link.name)
             netlink.link("set", index=index, master=bridge, state="up")
+            if not link.learning:
+                netlink.brport("set", index=index, learning=0)
             if link.mac:
                 # the bridge may have learned it where the container ran before
                 netlink.fdb("replace", ifindex=index, lladdr=link.mac, flags=NTF_MASTER, state=STATIC)

@@ -77,7 +77,8 @@ class Bridge:
 @dataclass(frozen=True, slots=True)
 class Veth:
     """A pair of links: `name` becomes a port of a bridge, `peer` has the MAC address, and is in a network namespace if
-    one is named. `mtu` 0: the bridge's; without a bridge, the kernel's own."""
+    one is named. `mtu` 0: the bridge's; without a bridge, the kernel's own. `learning`: whether the bridge learns from
+    its frames who else is behind it."""
 
     name: str
     peer: str
@@ -85,6 +86,7 @@ class Veth:
     mtu: int
     mac: str = ""
     namespace: str = ""
+    learning: bool = True
 
     @property
     def moved(self) -> str:

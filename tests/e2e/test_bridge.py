@@ -41,6 +41,16 @@ def test_two_networks_share_a_bridge_which_goes_with_the_last(lab: Lab, hosts: l
     assert "qnet" not in host.exec("nft", "list", "chains", "netdev").stdout.replace("table netdev qnet {\n}", "")
 
 
+def test_a_bridge_learns_only_from_containers_that_are_not_checked(lab: Lab, hosts: list[Host]) -> None:
+    host = hosts[0]
+    network(host, "web", *BRIDGE)
+    network(host, "free", *BRIDGE, "-o", "spoof_check=false", subnet="10.78.0.0/24", gateway="10.78.0.1")
+    for name, learning in (("web", "off"), ("free", "on")):
+        run(host, f"on-{name}", on=name)
+        port = f"qn-{kit.attached(host, f'on-{name}', name)['EndpointID'][:12]}"
+        assert f" learning {learning} " in host.exec("bridge", "-d", "link", "show", "dev", port).stdout
+
+
 def test_the_host_reaches_its_containers(lab: Lab, hosts: list[Host]) -> None:
     host = hosts[0]
     network(hosts[:2], "web", *BRIDGE, "-o", "host_access=true")

@@ -17,7 +17,8 @@ class BridgeMode:
     def endpoint(self, network: Network, endpoint: Endpoint) -> Veth:
         """A pair: the host's end is a port of the bridge, the other moves into the container."""
         name = endpoint_link(endpoint.id)
-        return Veth(name, container_end(endpoint.id), network.bridge, network.mtu, endpoint.mac)
+        end, learning = container_end(endpoint.id), not network.spoof_check  # one that is checked has one MAC address
+        return Veth(name, end, network.bridge, network.mtu, endpoint.mac, learning=learning)
 
     def guard(self, network: Network, endpoint: Endpoint) -> Guard:
         """Only its own MAC address and addresses as source, no tags, no routing or leases for others; within limits."""
