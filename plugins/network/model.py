@@ -11,6 +11,7 @@ import msgspec
 
 from plugins.network.terms import Limits, Terms, network_limits
 from qnet.errors import InvalidRequest
+from qnet.folder import Kept
 from qnet.tenants import DEFAULT, parse_tenant
 
 MacvlanMode: TypeAlias = Literal["bridge", "private", "vepa", "passthru"]
@@ -39,7 +40,7 @@ class Subnet(msgspec.Struct, frozen=True):
     auxiliary_names: tuple[str, ...] = ()
 
 
-class Network(msgspec.Struct, frozen=True, kw_only=True):
+class Network(Kept, frozen=True, kw_only=True):
     """A network of this host's engine, as it is kept on disk. `mtu` 0: the parent's.
 
     With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`; with a `vni`, it is the VXLAN link
@@ -48,7 +49,6 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     v: int = 1
-    id: str
     tenant: str
     subnets: tuple[Subnet, ...]
     parent: str
@@ -86,14 +86,13 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         raise InvalidRequest(f"address {address} is in no subnet of network {self.id[:12]}")
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Endpoint(Kept, frozen=True, kw_only=True):
     """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths. `mac` may be empty.
 
     `limits` are those that it was made with, `terms` what is in force.
     """
 
     v: int = 1
-    id: str
     network: str
     addresses: tuple[str, ...]
     mac: str

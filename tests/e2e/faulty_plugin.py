@@ -73,14 +73,17 @@ def build(config: Any) -> Any:
 
     from plugins.compose import compose
     from plugins.ipam.journal import Journal
-    from plugins.network.repository import Folder
+    from plugins.network import nft, tunnels
     from qnet import wire
+    from qnet.folder import Folder
     from qnet.store.etcd import EtcdStore
 
     boundaries = (
         (EtcdStore, ("get", "put", "delete", "range", "txn", "grant")),
         (AsyncIPRoute, ("link", "addr", "route", "neigh", "tc")),
         (subprocess, ("run",)),
+        (nft, ("run",)),
+        (tunnels, ("_send",)),
         (Folder, ("save", "remove")),
         (Journal, ("add",)),
         (wire, ("_json",)),
