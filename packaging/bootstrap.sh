@@ -14,8 +14,8 @@ venv="$root/.venv"
 engines="$build/engines"
 policy=/usr/sbin/policy-rc.d
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-packages=(etcd-server etcd-client iproute2 nftables busybox-static iperf3 iputils-ping procps openssl
-    python3-venv util-linux xz-utils)
+packages=(etcd-server etcd-client glusterfs-server iproute2 nftables busybox-static iperf3 iputils-ping procps openssl
+    python3-venv util-linux xfsprogs xz-utils)
 vm_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring e2fsprogs cpio lz4 openssh-client
     tcpdump)
 
@@ -60,6 +60,7 @@ disable_services() {
         case $package in
             docker.io) units=(docker.service docker.socket containerd.service) ;;
             etcd-server) units=(etcd.service) ;;
+            glusterfs-server) units=(glusterd.service) ;;
             *) continue ;;
         esac
         if systemctl disable --quiet "${units[@]}" 2>>"$build/apt.log"; then

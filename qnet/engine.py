@@ -19,6 +19,7 @@ from qnet.tenants import DEFAULT
 logger = logging.getLogger(__name__)
 
 ADDRESS_SPACE = "qnet"  # what the IPAM driver calls it, and the network driver knows its subnets by
+VOLUME_DRIVER = "sharedfs"
 BUSY_PATIENCE = 0.25
 CHANGES = {"type": ["container", "network"], "event": ["start", "connect", "disconnect", "rename", "destroy", "remove"]}
 RUNNING = frozenset({"running", "paused", "restarting"})
@@ -57,13 +58,14 @@ class EngineEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class EngineContainer:
-    """A container that exists; `started` ones run or have run."""
+    """A container that exists; `started` ones run or have run. `volumes` are those of sharedfs."""
 
     id: str
     name: str
     running: bool
     started: bool
     endpoints: tuple[EngineEndpoint, ...]
+    volumes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ def _container(entry: Mapping[str, Any], ids: Mapping[str, str]) -> EngineContai
         running=entry.get("State") in RUNNING,
         started=entry.get("State") != "created",
         endpoints=tuple(_endpoint(name, settings or {}, ids) for name, settings in endpoints.items()),
+        volumes=tuple(mount["Name"] for mount in entry.get("Mounts") or () if mount.get("Driver") == VOLUME_DRIVER),
     )
 
 

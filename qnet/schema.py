@@ -21,12 +21,18 @@ TENANTS = ROOT + "tenants/"
 SEGMENTS = ROOT + "segments/"
 VTEPS = ROOT + "vteps/"
 LIMITS = ROOT + "limits/"
+VOLUMES = ROOT + "volumes/"
+VOLUME_POOLS = ROOT + "volume-pools/"
+VOLUME_MOUNTS = ROOT + "volume-mounts/"
+VOLUME_TRASH = ROOT + "volume-trash/"
+VOLUME_LOCKS = ROOT + "volume-locks/"
 
 ADDRESS = "address/"
 RESTING = "resting/"
 USE = "use/"
 
 SegmentKind: TypeAlias = Literal["vlan", "vni"]
+Retain: TypeAlias = Literal["delete", "trash", "keep"]
 Kind: TypeAlias = Literal["endpoint", "gateway", "auxiliary", "reservation", "held", "host", "quarantine"]
 
 
@@ -168,6 +174,60 @@ class LimitRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     ingress: int | None = None
 
 
+class VolumePoolRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`volume-pools/NAME`: a Gluster volume that volumes are made in, and servers to ask for it."""
+
+    v: int = 1
+    name: str
+    volume: str
+    servers: tuple[str, ...]
+    since: str
+
+
+class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`volumes/NAME`: a volume, or one that is being made (`ready` false: whoever asks for it goes on).
+
+    `id` names its directory and is never used again. `size` in bytes and `inodes` 0: no limit. `mode` in octal digits.
+    `restored`: its data lies in the trash until it is ready.
+    """
+
+    v: int = 1
+    name: str
+    id: str
+    tenant: str
+    pool: str
+    since: str
+    size: int = 0
+    inodes: int = 0
+    mode: str = "0755"
+    uid: int = 0
+    gid: int = 0
+    retain: Retain = "trash"
+    source: str = ""
+    ready: bool = False
+    restored: bool = False
+
+
+class MountRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`volume-mounts/NAME/HOST`: a host has the volume mounted. Written by that host only."""
+
+    v: int = 1
+    host: str
+    id: str
+    since: str
+    containers: tuple[str, ...] = ()
+
+
+class TrashRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`volume-trash/ID`: a volume that was removed. `expires` empty: never. `moved`: its directory is in the trash."""
+
+    v: int = 1
+    volume: VolumeRecord
+    removed: str
+    expires: str = ""
+    moved: bool = False
+
+
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 _encoder = msgspec.json.Encoder()
@@ -272,3 +332,28 @@ def vtep_key(vni: int, host: str = "") -> str:
 def network_key(host: str, network: str = "") -> str:
     """Where a NetworkRecord stands; without a network, the prefix of all of the host."""
     return f"{NETWORKS}{host}/{network}"
+
+
+def volume_key(name: str) -> str:
+    """Where a VolumeRecord stands."""
+    return VOLUMES + name
+
+
+def volume_pool_key(name: str) -> str:
+    """Where a VolumePoolRecord stands."""
+    return VOLUME_POOLS + name
+
+
+def volume_mount_key(name: str, host: str = "") -> str:
+    """Where a MountRecord stands; without a host, the prefix of all of the volume."""
+    return f"{VOLUME_MOUNTS}{name}/{host}"
+
+
+def volume_trash_key(volume_id: str) -> str:
+    """Where a TrashRecord stands."""
+    return VOLUME_TRASH + volume_id
+
+
+def volume_lock_key(pool: str) -> str:
+    """Held, under a lease, by the host that runs the gluster command on a pool."""
+    return VOLUME_LOCKS + pool

@@ -66,6 +66,18 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 64
 
 
+class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The volume plugin. Below `root` it mounts; containers see what lies there. `trash_days`: how long a removed
+    volume can be undeleted. `repair_interval`: seconds between two looks at the clients of this host.
+    """
+
+    socket: str = "/run/docker/plugins/sharedfs.sock"
+    threads: int = 32
+    root: str = "/var/lib/qnet/mounts"
+    trash_days: float = 7.0
+    repair_interval: float = 5.0
+
+
 class Ipam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Addresses. Times in seconds; `subnet_prefix*` is the size of a subnet carved from a supernet.
 
@@ -103,6 +115,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd: Etcd = Etcd()
     docker: Docker = Docker()
     network: Network = Network()
+    volume: Volume = Volume()
     ipam: Ipam = Ipam()
     tenants: Tenants = Tenants()
     log: Log = Log()
@@ -186,6 +199,9 @@ def _checked(settings: Settings, source: str) -> Settings:
         "etcd.timeout": (settings.etcd.timeout, 0.1, 4.5),
         "docker.timeout": (settings.docker.timeout, 0.5, 120),
         "network.threads": (settings.network.threads, 4, 512),
+        "volume.threads": (settings.volume.threads, 4, 512),
+        "volume.trash_days": (settings.volume.trash_days, 0, 3650),
+        "volume.repair_interval": (settings.volume.repair_interval, 0.5, 3600),
         "ipam.rest": (settings.ipam.rest, 1, 86400),
         "ipam.grace": (settings.ipam.grace, 0, 86400),
         "ipam.repair_interval": (settings.ipam.repair_interval, 0.1, 3600),

@@ -20,6 +20,7 @@ COMMANDS = {
     "address": "plugins.cli.addresses:address",
     "network": "plugins.cli.networks:network",
     "endpoint": "plugins.cli.endpoints:endpoint",
+    "volume": "plugins.cli.volumes:volume",
     "tenant": "plugins.cli.tenants:tenant",
     "top": "plugins.cli.top:top",
     "host": "plugins.cli.hosts:host",

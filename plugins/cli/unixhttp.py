@@ -7,7 +7,7 @@ import json
 import socket
 from typing import Any
 
-from qnet.errors import Unavailable
+from qnet.errors import Conflict, Unavailable
 
 
 class _Connection(http.client.HTTPConnection):
@@ -37,22 +37,41 @@ def request(path: str, method: str, url: str, timeout: float) -> dict[str, Any]:
     return body
 
 
+def call(path: str, url: str, timeout: float, **arguments: str) -> None:
+    """Ask a plugin of this host for something.
+
+    Raises:
+        Unavailable: it does not answer.
+        Conflict: it refuses, in its own words.
+    """
+    status, text = _ask(path, "POST", url, timeout, json.dumps(arguments))
+    if status != http.client.OK:
+        try:
+            raise Conflict(str(json.loads(text)["Err"]))
+        except (ValueError, KeyError, TypeError):
+            raise Unavailable(f"{url} answers {status}: {text[:200]}") from None
+
+
 def read(path: str, url: str, timeout: float) -> str:
     """The text that the server answers. Raises Unavailable."""
     return _answer(path, "GET", url, timeout)
 
 
 def _answer(path: str, method: str, url: str, timeout: float) -> str:
+    status, text = _ask(path, method, url, timeout)
+    if status != http.client.OK:
+        raise Unavailable(f"{url} answers {status}: {text[:200]}")
+    return text
+
+
+def _ask(path: str, method: str, url: str, timeout: float, body: str | None = None) -> tuple[int, str]:
     connection = _Connection(path, timeout)
     try:
-        connection.request(method, url)
+        connection.request(method, url, body)
         response = connection.getresponse()
-        text = response.read().decode(errors="replace")
+        return response.status, response.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unavailable(f"no answer to {url}: {reason.lower()}") from error
     finally:
         connection.close()
-    if response.status != http.client.OK:
-        raise Unavailable(f"{url} answers {response.status}: {text[:200]}")
-    return text

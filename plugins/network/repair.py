@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from plugins.network import plan
 from plugins.network.guards import Guards
@@ -15,23 +15,9 @@ from plugins.network.service import Service
 from qnet import metrics
 from qnet.engine import EngineView, InProgress
 from qnet.errors import QnetError
+from qnet.sightings import Sightings
 
 logger = logging.getLogger(__name__)
-
-
-class Sightings:
-    """What was seen, and since when without a break."""
-
-    def __init__(self, grace: float, clock: Callable[[], float]) -> None:
-        self._grace = grace
-        self._clock = clock
-        self._since: dict[str, float] = {}
-
-    def overdue(self, seen: Iterable[str]) -> list[str]:
-        """Those that are seen now and were `grace` seconds ago; never at the first sighting."""
-        now, before = self._clock(), self._since
-        self._since = {name: before.get(name, now) for name in seen}
-        return [name for name in self._since if name in before and now - before[name] >= self._grace]
 
 
 class Repair:

@@ -19,6 +19,7 @@ from tests.lab.host import Host
 from tests.lab.model import LabError, Layout, Shape, State
 from tests.lab.namespaces import NETNS
 from tests.lab.plugin import parse_settings
+from tests.lab.storage import make_pool
 
 
 @contextlib.contextmanager
@@ -64,12 +65,14 @@ class Lab:
         plugin_command: Iterable[str] | None = None,
         *,
         plugin: bool = True,
+        storage: bool = False,
         directory: str | Path | None = None,
         replace: bool = False,
     ) -> Lab:
         """Builds a lab, after removing what a crashed one has left in this directory. `settings` is TOML on
-        top of the hosts' qnet.toml. Raises LabError if a lab runs there, except with `replace`."""
-        shape = Shape(hosts, etcd, engine, plugin, tuple(plugin_command or ()), settings)
+        top of the hosts' qnet.toml. `storage`: with GlusterFS and the volume plugin on every host. Raises
+        LabError if a lab runs there, except with `replace`."""
+        shape = Shape(hosts, etcd, engine, plugin, tuple(plugin_command or ()), settings, storage)
         return cls.of_shape(shape, directory, replace=replace)
 
     @classmethod
@@ -120,6 +123,8 @@ class Lab:
                 if host.etcd:
                     host.etcd.wait()
             on_all(self._finish, self.hosts)
+            if self.shape.storage:
+                make_pool(self.hosts)
             State(self.shape, complete=True).save(self.layout)
         except BaseException:
             cleanup.clean(self.layout)

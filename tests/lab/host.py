@@ -18,8 +18,9 @@ from tests.lab.etcd import Etcd
 from tests.lab.fabric import Fabric
 from tests.lab.model import PROJECT, LabError, Layout, Node, Shape
 from tests.lab.namespaces import Namespaces, unmount_run
-from tests.lab.plugin import Plugin, settings
+from tests.lab.plugin import Plugin, VolumePlugin, settings
 from tests.lab.processes import PidFile, kill_all
+from tests.lab.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Host:
         self.engine = Engine(self.node, self.namespaces, shape.engine)
         self.plugin = Plugin(self.node, self.namespaces, shape.plugin_command)
         self.etcd = Etcd(self.node, self.namespaces, members) if index <= shape.etcd else None
+        self.storage = Storage(self.node, self.namespaces)
+        self.volume_plugin = VolumePlugin(self.node, self.namespaces)
         self._shape = shape
         self._fabric = fabric
 
@@ -112,9 +115,12 @@ class Host:
             undo.pop_all()
 
     def start_daemons(self) -> None:
-        """The plugin, then the engine, as systemd would start them."""
+        """Storage and plugins, then the engine, as systemd would start them."""
         if self._shape.plugin:
             self.plugin.start()
+        if self._shape.storage:
+            self.storage.start()
+            self.volume_plugin.start()
         self.engine.start()
 
     def start(self) -> None:
@@ -128,7 +134,7 @@ class Host:
         kill_all([self.node.disk], [self.node.netns])
         self._fabric.detach(self.node)
         unmount_run(self.node)
-        for daemon in ("holder", self.engine.name, self.plugin.name, Etcd.name):
+        for daemon in ("holder", self.engine.name, self.plugin.name, Etcd.name, Storage.name, VolumePlugin.name):
             PidFile(self.node.dir / f"{daemon}.pid").clear()
 
     def reboot(self) -> None:
@@ -200,6 +206,7 @@ class Host:
             self.engine,
             *([self.plugin] if self._shape.plugin else []),
             *([self.etcd] if self.etcd else []),
+            *([self.storage, self.volume_plugin] if self._shape.storage else []),
         ]
         off = [service.name for service in expected if not service.process]
         return f"degraded: no {', '.join(off)}" if off else "up"

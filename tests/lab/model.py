@@ -111,6 +111,10 @@ class Node:
     def plugin_socket(self) -> Path:
         return self.run / "docker/plugins/qnet.sock"
 
+    @property
+    def volume_socket(self) -> Path:
+        return self.run / "docker/plugins/sharedfs.sock"
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -122,6 +126,7 @@ class Shape:
     plugin: bool = True
     plugin_command: tuple[str, ...] = ()
     settings: str = ""
+    storage: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.hosts <= 99:
@@ -133,7 +138,8 @@ class Shape:
 
     def __str__(self) -> str:
         plugin = "" if self.plugin else ", no plugin"
-        return f"{self.hosts} hosts, {self.etcd} etcd, engine {self.engine}{plugin}"
+        storage = ", storage" if self.storage else ""
+        return f"{self.hosts} hosts, {self.etcd} etcd, engine {self.engine}{plugin}{storage}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,21 @@ def parse_settings(text: str) -> dict[str, Any]:
         raise LabError(f"extra settings are no TOML: {wrong}") from wrong
 
 
+class VolumePlugin(Service):
+    """The volume plugin; it answers at /run/docker/plugins/sharedfs.sock of its host."""
+
+    name = "sharedfs"
+
+    def argv(self) -> list[str]:
+        return [str(PROJECT / ".venv/bin/sharedfs")]
+
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONUNBUFFERED": "1"}
+
+    def ready(self) -> bool:
+        return answers(self.node.volume_socket, "POST", "/Plugin.Activate")
+
+
 class Plugin(Service):
     """The network plugin; it answers at /run/docker/plugins/qnet.sock of its host."""
 

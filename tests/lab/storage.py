@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from tests.lab.commands import wait_for
-from tests.lab.model import Node
-from tests.lab.namespaces import Namespaces
+from tests.lab.commands import Result, wait_for
 from tests.lab.service import Service
 
-VOLUME = "pool1"
+if TYPE_CHECKING:
+    from tests.lab.host import Host
+
+POOL, VOLUME = "main", "gv0"
 SIZE = "6G"  # of a host's file, which is sparse
-BRICKS = "/srv/bricks"
+BRICKS = "/var/lib/bricks"
 SETS = 2  # of three bricks each: two copies of the data and an arbiter
 _MOUNT = f"""
 set -eu
@@ -30,38 +32,27 @@ class Storage(Service):
         return ["glusterd", "-N", "--log-level", "WARNING"]
 
     def ready(self) -> bool:
-        return self.gluster("pool", "list", check=False) == 0
+        return self.gluster("pool", "list", check=False).returncode == 0
 
-    def mount(self) -> None:
-        """Makes the file system of the bricks, once, and mounts it."""
+    def spawn(self, command: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> None:
+        """Starts it, with the file system of its bricks, which is made once."""
         self._namespaces.run(["sh", "-c", _MOUNT, "sh", str(self.node.disk / "bricks.img")])
+        super().spawn(command, env)
 
-    def gluster(self, *words: str, check: bool = True, timeout: float = 60) -> int:
+    def gluster(self, *words: str, check: bool = True, timeout: float = 60) -> Result:
         """Runs the gluster command on the host."""
-        return self._namespaces.run(["gluster", "--mode=script", *words], check=check, timeout=timeout).returncode
+        return self._namespaces.run(["gluster", "--mode=script", *words], check=check, timeout=timeout)
 
 
-def make_volume(storages: Sequence[Storage]) -> None:
-    """A distributed volume over all hosts: two sets of two copies and an arbiter, each on a host of its own."""
-    first, *others = storages
+def make_pool(hosts: Sequence[Host]) -> None:
+    """A distributed volume over all hosts, two sets of two copies and an arbiter, and qnet's pool in it."""
+    first, *others = (host.storage for host in hosts)
     for other in others:
         first.gluster("peer", "probe", other.node.address)
-
-    def joined() -> bool:
-        return first.gluster("volume", "list", check=False) == 0 and _peers(first) == len(others)
-
-    wait_for("glusterd's peers", joined, 30)
-    bricks = [f"{one.node.address}:{BRICKS}/{number}" for number in range(SETS) for one in _turned(storages, number)]
-    layout = ["replica", "3", "arbiter", "1"] if len(storages) > 2 else ["replica", "2"]
+    wait_for("glusterd's peers", lambda: first.gluster("pool", "list").stdout.count("Connected") == len(hosts), 30)
+    bricks = [f"{host.address}:{BRICKS}/{turn}" for turn in range(SETS) for host in (*hosts[turn:], *hosts[:turn])]
+    layout = {1: [], 2: ["replica", "2"]}.get(len(hosts), ["replica", "3", "arbiter", "1"])
     first.gluster("volume", "create", VOLUME, *layout, *bricks, "force")
     first.gluster("volume", "start", VOLUME)
-
-
-def _peers(storage: Storage) -> int:
-    said = storage._namespaces.run(["gluster", "--mode=script", "pool", "list"]).stdout  # noqa: SLF001
-    return said.count("Connected") - 1
-
-
-def _turned(storages: Sequence[Storage], number: int) -> Sequence[Storage]:
-    """Each set has its arbiter on another host."""
-    return (*storages[number:], *storages[:number])
+    servers = ",".join(host.address for host in hosts)
+    hosts[0].exec(".venv/bin/qnet", "volume", "pool", "add", POOL, f"{servers}:/{VOLUME}")

@@ -1,0 +1,162 @@
+"""`qnet volume`: shared volumes, the pools that they are made in, and the trash."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from plugins.cli import unixhttp
+from plugins.cli.output import confirm, json_option, show_fields, show_json, show_table, yes_option
+from plugins.cli.session import Session, pass_session
+from plugins.volume.model import NAME, show_size
+from plugins.volume.repository import Repository
+from qnet import schema
+from qnet.errors import Conflict, InvalidRequest, NotFound
+from qnet.schema import VolumePoolRecord, VolumeRecord
+from qnet.store.base import Delete, Put, Store, Txn, absent, unchanged
+
+PATIENCE = 120.0  # seconds: the gluster command takes one host at a time
+PLACE = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9.:_-]*(?:,[a-zA-Z0-9][a-zA-Z0-9.:_-]*)*):/([a-zA-Z0-9_-]{1,64})")
+
+
+@click.group()
+def volume() -> None:
+    """Directories with a limit, on GlusterFS, that all hosts mount."""
+
+
+@volume.command("ls")
+@json_option
+@pass_session
+def ls(session: Session, as_json: bool) -> None:
+    """List volumes."""
+    with session.store() as store:
+        repository = _repository(session, store)
+        repository.follow()
+        found, mounted = repository.shown(), repository.mounted()
+        repository.close()
+    hosts = {one.name: [mount.host for name, mount in mounted if name == one.name] for one in found}
+    if as_json:
+        show_json([{"volume": one, "mounted_on": hosts[one.name]} for one in found])
+        return
+    rows = ((one.name, one.tenant, one.pool, _size(one), ", ".join(hosts[one.name])) for one in found)
+    show_table(("NAME", "TENANT", "POOL", "SIZE", "MOUNTED ON"), rows)
+
+
+@volume.command("inspect")
+@click.argument("name")
+@json_option
+@pass_session
+def inspect(session: Session, name: str, as_json: bool) -> None:
+    """Show all of one volume."""
+    with session.store() as store:
+        repository = _repository(session, store)
+        repository.follow()
+        record, mounts = repository.get(name), [mount for _, mount in repository.mounted(name)]
+        repository.close()
+    if as_json:
+        show_json({"volume": record, "mounts": mounts})
+        return
+    fields = [("Volume", record.name), ("Tenant", record.tenant), ("Pool", record.pool), ("Since", record.since)]
+    fields += [("Size", _size(record)), ("Inodes", str(record.inodes or "no limit")), ("When removed", record.retain)]
+    show_fields([*fields, ("State", "" if record.ready else "being made")])
+    show_fields([("Mounted on", f"{one.host}  {', '.join(one.containers)}".rstrip()) for one in mounts])
+
+
+@volume.command("resize")
+@click.argument("name")
+@click.argument("size")
+@pass_session
+def resize(session: Session, name: str, size: str) -> None:
+    """Give a volume another size (10G, 500M), while containers use it."""
+    unixhttp.call(session.settings.volume.socket, "/qnet.Resize", PATIENCE, Name=name, Size=size)
+    click.echo(f"volume {name} has {size} now")
+
+
+@volume.command("undelete")
+@click.argument("name")
+@pass_session
+def undelete(session: Session, name: str) -> None:
+    """Bring back the volume of that name that was removed last."""
+    unixhttp.call(session.settings.volume.socket, "/qnet.Undelete", PATIENCE, Name=name)
+    click.echo(f"volume {name} is back")
+
+
+@volume.command("trash")
+@json_option
+@pass_session
+def trash(session: Session, as_json: bool) -> None:
+    """List removed volumes that can be undeleted."""
+    with session.store() as store:
+        found = _repository(session, store).trash()
+    if as_json:
+        show_json(found)
+        return
+    rows = ((one.volume.name, one.volume.tenant, one.volume.pool, one.removed, one.expires or "never") for one in found)
+    show_table(("NAME", "TENANT", "POOL", "REMOVED", "PURGED AFTER"), rows)
+
+
+@volume.group("pool")
+def pool() -> None:
+    """The Gluster volumes that volumes are made in."""
+
+
+@pool.command("add")
+@click.argument("name")
+@click.argument("place", metavar="SERVER[,SERVER…]:/VOLUME")
+@pass_session
+def add(session: Session, name: str, place: str) -> None:
+    """Have volumes made in a Gluster volume. Its servers are asked in turn."""
+    found = PLACE.fullmatch(place)
+    if not NAME.fullmatch(name) or not found:
+        raise InvalidRequest(f"{name} {place}: a name, then SERVER[,SERVER…]:/VOLUME, such as main gl1,gl2,gl3:/gv0")
+    record = VolumePoolRecord(name=name, volume=found[2], servers=tuple(found[1].split(",")), since=session.now())
+    key = schema.volume_pool_key(name)
+    with session.store() as store:
+        if not store.txn(Txn((absent(key),), (Put(key, schema.encode(record)),))).succeeded:
+            raise Conflict(f"there is a pool {name}: qnet volume pool ls")
+    click.echo(f"pool {name} is Gluster volume {record.volume} on {', '.join(record.servers)}")
+
+
+@pool.command("ls")
+@json_option
+@pass_session
+def pool_ls(session: Session, as_json: bool) -> None:
+    """List pools."""
+    with session.store() as store:
+        repository = _repository(session, store)
+        found, volumes = repository.pools(), repository.shown()
+    if as_json:
+        show_json(found)
+        return
+    counts = {one.name: sum(volume.pool == one.name for volume in volumes) for one in found}
+    rows = ((one.name, one.volume, ", ".join(one.servers), str(counts[one.name])) for one in found)
+    show_table(("NAME", "GLUSTER VOLUME", "SERVERS", "VOLUMES"), rows)
+
+
+@pool.command("rm")
+@click.argument("name")
+@yes_option
+@pass_session
+def pool_rm(session: Session, name: str, yes: bool) -> None:
+    """Forget a pool without volumes, trash included. The Gluster volume stays."""
+    with session.store() as store:
+        repository = _repository(session, store)
+        kv = store.get(schema.volume_pool_key(name))
+        if kv is None:
+            raise NotFound(f"there is no pool {name}")
+        has = [*repository.shown(), *(one.volume for one in repository.trash())]
+        left = sorted({one.name for one in has if one.pool == name})
+        if left:
+            raise Conflict(f"pool {name} has volumes, or their trash: {', '.join(left[:10])}")
+        confirm(session, f"forget pool {name}?", yes)
+        store.txn(Txn((unchanged(kv),), (Delete(kv.key),)))
+    click.echo(f"pool {name} forgotten")
+
+
+def _repository(session: Session, store: Store) -> Repository:
+    return Repository(store, session.settings.host.name, session.now)
+
+
+def _size(record: VolumeRecord) -> str:
+    return show_size(record.size) if record.size else "no limit"

@@ -1,0 +1,76 @@
+"""Puts the process `sharedfs` together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from flask import Flask
+
+from plugins.volume import api
+from plugins.volume.directories import Directories
+from plugins.volume.gluster import Quota
+from plugins.volume.lock import PoolLocks
+from plugins.volume.model import Held
+from plugins.volume.mounts import Mounts
+from plugins.volume.repair import Repair
+from plugins.volume.repository import Repository
+from plugins.volume.service import Service
+from qnet.connect import open_store
+from qnet.engine import Engine
+from qnet.folder import Folder
+from qnet.settings import Settings
+from qnet.sightings import Sightings
+from qnet.tenants import Tenants
+from qnet.wire import Plugin
+
+LOGS = Path("/var/log/qnet")
+
+
+def now() -> str:
+    """The time for records."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
+    """Everything that the process is made of; returns the application and what stops it."""
+    host, root = config.host.name, Path(config.volume.root)
+    for folder in (root, LOGS):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    store, poke = open_store(config.etcd), threading.Event()
+    repository, locks = Repository(store, host, now), PoolLocks(store, host)
+    held = Folder(Path(config.host.state_dir) / "volumes", Held, durable=True)
+    mounts = Mounts(root, LOGS)
+    directories = Directories(mounts, root)
+    service = Service(
+        repository,
+        held,
+        locks,
+        Quota(),
+        directories,
+        mounts,
+        root,
+        Tenants(store, now).get,
+        now,
+        timedelta(days=config.volume.trash_days),
+        poke.set,
+    )
+    engine = Engine(config.docker.socket, config.docker.timeout)
+    missing = Sightings(config.ipam.grace, time.monotonic)
+    repair = Repair(
+        repository, service, held, mounts, directories, engine, missing, now, poke, config.volume.repair_interval
+    )
+    plugin = Plugin(("VolumeDriver",))
+    api.register(plugin, service)
+    repair.start()
+
+    def stop() -> None:
+        repair.stop()
+        repository.close()
+        locks.close()
+        store.close()
+
+    return plugin.app, stop

@@ -1,0 +1,105 @@
+"""Where volumes lie in a pool, and what is done to them there, over a mount of the whole pool that only root can enter.
+
+/qnet/volumes/TENANT/ID/data   what containers see; the limit is on ID, which is what hosts mount
+/qnet/trash/ID                 removed
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from pathlib import Path
+
+from plugins.volume.ports import Mounts, Usage
+from qnet.errors import NotFound, Unavailable
+from qnet.schema import VolumePoolRecord, VolumeRecord
+
+DATA = "data"
+TRASH = "/qnet/trash"
+PATIENCE = 1.5  # seconds that what is shown waits for a pool
+
+
+def place(volume: VolumeRecord) -> str:
+    """A volume's directory in its pool."""
+    return f"/qnet/volumes/{volume.tenant}/{volume.id}"
+
+
+class Directories:
+    """See `plugins.volume.ports.Directories`. What changes something raises Unavailable if the pool does not answer."""
+
+    def __init__(self, mounts: Mounts, root: Path) -> None:
+        self._mounts = mounts
+        self._root = root
+        self._looks = ThreadPoolExecutor(8, "usage")
+
+    def open(self, pool: VolumePoolRecord) -> Path:
+        """Mount a pool, unless it is and answers; returns where."""
+        target = self._target(pool)
+        self._mounts.mount(pool.servers, pool.volume, "", target)
+        return target
+
+    def make(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
+        """With the permissions that were asked for, if the data directory is not there yet."""
+        home = self.open(pool) / place(volume).lstrip("/")
+        try:
+            home.mkdir(parents=True, exist_ok=True, mode=0o711)
+            fresh = home / f"{DATA}.new"
+            if not (home / DATA).exists():
+                fresh.mkdir(exist_ok=True)
+                os.chown(fresh, volume.uid, volume.gid)
+                fresh.chmod(int(volume.mode, 8))
+                fresh.rename(home / DATA)
+        except OSError as error:
+            raise _failed(pool, f"make volume {volume.name}", error) from error
+
+    def discard(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
+        """Rename it; that it was never made is no error either."""
+        root = self.open(pool)
+        self._move(pool, root / place(volume).lstrip("/"), root / TRASH.lstrip("/") / volume.id)
+
+    def restore(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
+        """Raises NotFound: its data is in neither place."""
+        root = self.open(pool)
+        home = root / place(volume).lstrip("/")
+        self._move(pool, root / TRASH.lstrip("/") / volume.id, home)
+        if not (home / DATA).is_dir():
+            raise NotFound(f"volume {volume.name}: its data is not in the trash of pool {pool.name} any more")
+
+    def purge(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
+        """Delete all of it."""
+        try:
+            shutil.rmtree(self.open(pool) / TRASH.lstrip("/") / volume.id)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _failed(pool, f"purge volume {volume.name}", error) from error
+
+    def usage(self, pool: VolumePoolRecord, volume: VolumeRecord) -> Usage | None:
+        """By statvfs(3), which Gluster answers with the limit's figures; no command runs."""
+        target = self._target(pool)
+        if target not in self._mounts.all():
+            return None
+        try:
+            found = self._looks.submit(os.statvfs, target / place(volume).lstrip("/")).result(PATIENCE)
+        except (OSError, Late):
+            return None
+        return Usage((found.f_blocks - found.f_bfree) * found.f_frsize, found.f_blocks * found.f_frsize)
+
+    def _target(self, pool: VolumePoolRecord) -> Path:
+        return self._root / f"pool-{pool.name}"
+
+    @staticmethod
+    def _move(pool: VolumePoolRecord, here: Path, there: Path) -> None:
+        try:
+            there.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+            here.rename(there)
+        except FileNotFoundError:
+            return  # another host was faster, or it was never made
+        except OSError as error:
+            raise _failed(pool, f"move {here.name}", error) from error
+
+
+def _failed(pool: VolumePoolRecord, what: str, error: OSError) -> Unavailable:
+    return Unavailable(f"pool {pool.name}: cannot {what}: {error.strerror or error}")

@@ -1,0 +1,134 @@
+"""Gluster's quota: the only user of the gluster command, through glustercli.
+
+The command fails at once while another one works on the same volume, on whichever host. `plugins.volume.lock` keeps
+qnet's own from meeting; what an operator types is met with patience.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from qnet.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from qnet.schema import VolumePoolRecord
+
+# glustercli 0.8.6 asks for a module that Python 3.9 has dropped; this is its other name
+sys.modules.setdefault("xml.etree.cElementTree", xml.etree.ElementTree)
+
+from glustercli.cli import quota, utils, volume  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+DEADLINE = 30.0  # seconds for one command
+PATIENCE = 60.0  # seconds for a command of somebody else
+PAUSE = (0.1, 0.4)  # seconds between two tries
+# what the command says while another one works on the volume
+BUSY = ("Another transaction", "Locking failed", "in progress", "Please try again")
+AWAY = ("Connection failed", "glusterd is not running", "Please check if gluster daemon is operational")
+WANTED = {"features.quota": "on", "features.quota-deem-statfs": "on"}
+TIMEOUTS = {"features.soft-timeout": "5", "features.hard-timeout": "0"}
+
+ResultT = TypeVar("ResultT")
+
+
+def _execute(command: list[str]) -> tuple[int, str, str]:
+    """In place of glustercli's own, which waits for ever."""
+    done = subprocess.run(
+        [utils.GLUSTERCMD, "--mode=script", *command], capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+utils.execute = _execute
+
+
+class Quota:
+    """See `plugins.volume.ports.Enforcer`: for who holds the pool's lock. Raises Unavailable where gluster cannot be
+    asked."""
+
+    def __init__(self) -> None:
+        self._prepared: set[str] = set()
+
+    def prepare(self, pool: VolumePoolRecord) -> None:
+        """Switch quota on, have df show it, and look at it at once; says so in the log.
+
+        Raises:
+            NotFound: there is no such Gluster volume.
+            Conflict: it is not started.
+        """
+        if pool.name in self._prepared:
+            return
+        has = self._options(pool)
+        for option, value in (WANTED | TIMEOUTS).items():
+            if has.get(option) != value:
+                logger.info("pool %s: set %s to %s on Gluster volume %s", pool.name, option, value, pool.volume)
+                _ask(pool, partial(_set, pool.volume, option, value))
+        self._prepared.add(pool.name)
+
+    def limit(self, pool: VolumePoolRecord, path: str, size: int, inodes: int) -> None:
+        """Set limits, or others in their place. Raises InvalidRequest: gluster refuses them."""
+        if size:
+            _ask(pool, partial(quota.limit_usage, pool.volume, path, str(size)))
+        if inodes:
+            _ask(pool, partial(quota.limit_objects, pool.volume, path, str(inodes)))
+
+    def lift(self, pool: VolumePoolRecord, path: str) -> None:
+        """Remove all limits; that there are none is no error."""
+        for word in ("remove", "remove-objects"):
+            try:
+                _ask(pool, partial(utils.quota_execute, [pool.volume, word, path]))
+            except InvalidRequest as error:
+                logger.debug("%s", error)  # nothing was set, or the directory is gone
+
+    @staticmethod
+    def _options(pool: VolumePoolRecord) -> dict[str, str]:
+        found = _ask(pool, partial(volume.info, pool.volume))
+        if not found:
+            raise NotFound(f"pool {pool.name}: there is no Gluster volume {pool.volume}")
+        if found[0]["status"] != "Started":
+            raise Conflict(f"pool {pool.name}: Gluster volume {pool.volume} is not started: gluster volume start")
+        return {entry["name"]: entry["value"] for entry in found[0]["options"]}
+
+
+def _set(name: str, option: str, value: str) -> None:
+    if option == "features.quota":
+        quota.enable(name)
+    elif option in TIMEOUTS:
+        utils.quota_execute([name, option.removeprefix("features."), value])
+    else:
+        volume.optset(name, {option: value})
+
+
+def _ask(pool: VolumePoolRecord, call: Callable[[], ResultT]) -> ResultT:
+    """What a command answers, asked again while somebody else's is in the way.
+
+    Raises:
+        InvalidRequest: gluster refuses it.
+        Unavailable: it does not answer, or does not come to an end.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call()
+        except utils.GlusterCmdException as error:
+            said = " ".join(str(part) for part in error.args[0][1:] if part).strip() or "no reason given"
+        except (FileNotFoundError, xml.etree.ElementTree.ParseError) as error:
+            raise Unavailable(
+                f"pool {pool.name}: gluster: {error}: is glusterfs-server installed on this host?"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"pool {pool.name}: gluster did not answer within {DEADLINE:g} s") from error
+        if any(word in said for word in AWAY):
+            raise Unavailable(f"pool {pool.name}: glusterd of this host does not answer: systemctl start glusterd")
+        if not any(word in said for word in BUSY):
+            raise InvalidRequest(f"pool {pool.name}: gluster: {said}")
+        if time.monotonic() > deadline:
+            raise Unavailable(f"pool {pool.name}: gluster is busy: {said}")
+        time.sleep(random.uniform(*PAUSE))  # noqa: S311 - only spreads the tries

@@ -1,0 +1,112 @@
+"""Gluster's clients on this host: mount, look whether they answer, unmount. Each outlives the plugin that made it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from pathlib import Path
+
+from qnet.errors import Unavailable
+
+KIND = "fuse.glusterfs"
+MOUNTINFO = Path("/proc/self/mountinfo")
+PROCESSES = Path("/proc")
+SYSTEMD = Path("/run/systemd/system")
+TIMEOUT = 30.0  # seconds for a mount
+PROBE = 3.0  # seconds for a client to answer
+
+
+class Mounts:
+    """See `plugins.volume.ports.Mounts`; `root` is where this plugin's targets lie."""
+
+    def __init__(self, root: Path, logs: Path) -> None:
+        self._root = root
+        self._logs = logs
+        self._probes = ThreadPoolExecutor(8, "probe")
+
+    def mount(self, source: Collection[str], volume: str, path: str, target: Path) -> None:
+        """Mount `volume/path`, asking these servers for it. One that does not answer is replaced.
+
+        Raises:
+            Unavailable: it could not be mounted; nothing is.
+        """
+        if target in self.all():
+            if self.alive(target):
+                return
+            self.unmount(target)
+        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        first, *others = source
+        options = [f"log-file={self._logs / target.name}.log", "log-level=WARNING"]
+        options += [f"backup-volfile-servers={':'.join(others)}"] if others else []
+        command = ["mount", "-t", "glusterfs", "-o", ",".join(options), f"{first}:/{volume}{path}", str(target)]
+        # with systemd, in a scope of its own: the end of the plugin's service would be the end of its clients
+        scope = ["systemd-run", "--scope", "--quiet", "--collect", "--"] if SYSTEMD.exists() else []
+        what = f"mount {volume}{path}"
+        _run([*scope, *command], what)
+        # the command answers 0 with nothing mounted where a directory is missing or the server refuses
+        if target not in self.all() or not self.alive(target):
+            self.unmount(target)
+            raise Unavailable(f"cannot {what}: no server of {', '.join(source)} has it for this host; see {self._logs}")
+
+    def unmount(self, target: Path) -> None:
+        """Unmount, at once where nobody uses it, else when the last one ends. Raises Unavailable."""
+        while target in self.all():
+            _run(["umount", "-l", str(target)], f"unmount {target}")
+        if target.is_dir():
+            target.rmdir()
+
+    def alive(self, target: Path) -> bool:
+        """Whether its client answers: a dead one fails at once, one without servers not at all."""
+        try:
+            self._probes.submit(os.statvfs, target).result(PROBE)
+        except (OSError, Late):
+            return False
+        return True
+
+    def all(self) -> Mapping[Path, str]:
+        """The targets that are mounted, with their device numbers."""
+        return {Path(point): device for device, point, kind in _mounted(MOUNTINFO) if self._ours(point, kind)}
+
+    def users(self, device: str) -> Collection[int]:
+        """Processes of other mount namespaces that have the device; containers, and who copies out of them."""
+        own = (PROCESSES / "self/ns/mnt").stat().st_ino
+        seen, found = {own}, []
+        for process in PROCESSES.iterdir():
+            try:
+                inode = (process / "ns/mnt").stat().st_ino if process.name.isdigit() else own
+                if inode in seen:
+                    continue
+                seen.add(inode)
+                if any(each == device for each, _, _ in _mounted(process / "mountinfo")):
+                    found.append(int(process.name))
+            except OSError:
+                continue  # it has ended
+        return found
+
+    def _ours(self, point: str, kind: str) -> bool:
+        return kind == KIND and Path(point).is_relative_to(self._root)
+
+
+def _mounted(file: Path) -> list[tuple[str, str, str]]:
+    """Device, mount point and kind of each line, see proc(5)."""
+    found = []
+    for line in file.read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        found.append((fields[2], fields[4], right.split()[0]))
+    return found
+
+
+def _run(command: list[str], what: str) -> None:
+    try:
+        subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    except FileNotFoundError as error:
+        raise Unavailable(f"cannot {what}: {error.filename} is not installed") from error
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or error.stdout).strip().splitlines() or [f"status {error.returncode}"]
+        raise Unavailable(f"cannot {what}: {said[-1]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"cannot {what}: not done within {TIMEOUT:g} s; do its servers run?") from error

@@ -1,0 +1,135 @@
+"""Finds what died or was left behind: clients that do not answer, volumes that nobody has any more, the trash."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+
+from plugins.volume.directories import place
+from plugins.volume.model import Held
+from plugins.volume.ports import Directories, Mounts
+from plugins.volume.repository import Repository
+from plugins.volume.service import Service
+from qnet import log, metrics
+from qnet.engine import Engine
+from qnet.errors import QnetError, Unavailable
+from qnet.folder import Folder
+from qnet.sightings import Sightings
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 0.3  # seconds that a stop waits
+
+
+class Repair:
+    """Two threads: one follows the engine's events, one compares, after each of them and every `interval` seconds."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        service: Service,
+        held: Folder[Held],
+        mounts: Mounts,
+        directories: Directories,
+        engine: Engine,
+        missing: Sightings,
+        now: Callable[[], str],
+        poke: threading.Event,
+        interval: float,
+    ) -> None:
+        self._repository = repository
+        self._service = service
+        self._held = held
+        self._mounts = mounts
+        self._directories = directories
+        self._engine = engine
+        self._missing = missing
+        self._now = now
+        self._poke = poke
+        self._interval = interval
+        self._stop = threading.Event()
+        self._threads = (
+            threading.Thread(target=engine.follow, args=(poke.set, self._stop), name="events", daemon=True),
+            threading.Thread(target=self._run, name="repair", daemon=True),
+        )
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Have both end; neither is waited for long, the next process goes on."""
+        self._stop.set()
+        self._poke.set()
+        self._threads[1].join(PATIENCE)
+
+    def once(self) -> None:
+        """Compare once; what fails keeps nothing else from being put right."""
+        for step in (self._repository.follow, self._clients, self._users, self._pools, self._trash):
+            try:
+                step()
+            except Unavailable as error:
+                logger.warning("repair: %s", error)
+            except Exception:
+                logger.exception("repair: it is tried again")
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._poke.clear()
+            log.new_request()
+            self.once()
+            self._poke.wait(self._interval)
+
+    def _clients(self) -> None:
+        """A dead client is replaced. Containers that run keep what they had mounted: they need a restart."""
+        mounted = self._mounts.all()
+        for held in self._held.all():
+            target = self._service.target(held.id)
+            if held.mounts and target in mounted and not self._mounts.alive(target):
+                names = ", ".join(self._containers().get(held.name, ())) or "no container"
+                logger.error("the client of volume %s is dead; to be restarted: %s", held.name, names)
+                volume = self._repository.get(held.name)
+                pool = self._repository.pool(volume.pool)
+                self._mounts.mount(pool.servers, pool.volume, place(volume), target)
+                metrics.REPAIRS.labels("client of a volume").inc()
+
+    def _users(self) -> None:
+        """An engine that is killed unmounts nothing: a volume that none of its containers has is forgotten."""
+        containers = self._containers()
+        unused = {held.id: held for held in self._held.all() if held.name not in containers or not held.mounts}
+        for volume in self._missing.overdue(unused):
+            metrics.REPAIRS.labels("volume that nobody has").inc()
+            self._service.drop(unused[volume])
+        for held in self._held.all():
+            self._repository.note(held.name, tuple(containers.get(held.name, ())))
+
+    def _containers(self) -> Mapping[str, Collection[str]]:
+        """The names of the containers that run, by volume. Raises Unavailable."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for container in self._engine.containers():
+            for volume in container.volumes if container.running else ():
+                found[volume].append(container.name)
+        return {volume: sorted(names) for volume, names in found.items()}
+
+    def _pools(self) -> None:
+        """Pools are at hand, so that what volumes have can be told at once."""
+        for pool in self._repository.pools():
+            try:
+                self._directories.open(pool)
+            except QnetError as error:
+                logger.warning("%s", error)
+
+    def _trash(self) -> None:
+        now = datetime.fromisoformat(self._now())
+        for trash in self._repository.trash():
+            try:
+                if not trash.moved:
+                    self._service.clear(trash)
+                elif trash.expires and datetime.fromisoformat(trash.expires) <= now:
+                    self._service.purge(trash)
+            except QnetError as error:
+                logger.warning("volume %s in the trash: %s", trash.volume.name, error)

@@ -1,0 +1,204 @@
+"""Volumes, their pools and who has them mounted, as the store has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from qnet import schema
+from qnet.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from qnet.schema import MountRecord, TrashRecord, VolumePoolRecord, VolumeRecord
+from qnet.store.base import Delete, KeyValue, Put, Store, Txn, absent, nothing_below, unchanged
+from qnet.store.cache import PrefixCache
+
+ATTEMPTS = 20
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+
+
+class Repository:
+    """Every method raises Unavailable if the store is away, but for `shown` and `mounted`, which know what was last."""
+
+    def __init__(self, store: Store, host: str, now: Callable[[], str]) -> None:
+        self._store = store
+        self._host = host
+        self._now = now
+        self._volumes = PrefixCache(store, schema.VOLUMES)
+        self._mounts = PrefixCache(store, schema.VOLUME_MOUNTS)
+        self._pools = PrefixCache(store, schema.VOLUME_POOLS)
+
+    def follow(self) -> None:
+        """Begin to follow the store, unless that has been done."""
+        for cache in (self._volumes, self._mounts, self._pools):
+            cache.start()
+
+    def close(self) -> None:
+        """Stop following."""
+        for cache in (self._volumes, self._mounts, self._pools):
+            cache.close()
+
+    # -- volumes ---------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> VolumeRecord | None:
+        """A volume, read now."""
+        return _one(self._store.get(schema.volume_key(name)), VolumeRecord)
+
+    def get(self, name: str) -> VolumeRecord:
+        """A volume that must be there, read now. Raises NotFound."""
+        found = self.find(name)
+        if found is None:
+            raise NotFound(f"there is no volume {name}: docker volume create -d sharedfs {name}")
+        return found
+
+    def shown(self) -> list[VolumeRecord]:
+        """All volumes: read now, or as they were when the store was last reached."""
+        try:
+            found = self._store.range(schema.VOLUMES).kvs
+        except Unavailable:
+            if not self._volumes.synced:
+                raise
+            found = tuple(kv for _, kv in self._volumes.items())
+        return sorted((schema.decode(kv.value, VolumeRecord, kv.key) for kv in found), key=lambda one: one.name)
+
+    def add(self, record: VolumeRecord) -> bool:
+        """Write a new volume down; false: there is one of that name."""
+        key = schema.volume_key(record.name)
+        return self._store.txn(Txn((absent(key),), (Put(key, schema.encode(record)),))).succeeded
+
+    def change(self, before: VolumeRecord, **fields: object) -> VolumeRecord:
+        """Change a volume. Raises NotFound: it is gone, or another of that name is there."""
+        key = schema.volume_key(before.name)
+        for _ in range(ATTEMPTS):
+            kv = self._store.get(key)
+            found = _one(kv, VolumeRecord)
+            if kv is None or found is None or found.id != before.id:
+                raise NotFound(f"volume {before.name} was removed meanwhile")
+            made = msgspec.structs.replace(found, **fields)
+            if self._store.txn(Txn((unchanged(kv),), (Put(key, schema.encode(made)),))).succeeded:
+                return made
+        raise Conflict(f"volume {before.name}: others changed it {ATTEMPTS} times in a row; try again")
+
+    def remove(self, name: str, expires: Callable[[VolumeRecord], str]) -> TrashRecord:
+        """Put a volume into the trash.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: a host has it mounted; naming it and its containers.
+        """
+        key, mounts = schema.volume_key(name), schema.volume_mount_key(name)
+        for _ in range(ATTEMPTS):
+            kv = self._store.get(key)
+            record = _one(kv, VolumeRecord)
+            if kv is None or record is None:
+                raise NotFound(f"there is no volume {name}")
+            trash = TrashRecord(volume=record, removed=self._now(), expires=expires(record))
+            put = Put(schema.volume_trash_key(record.id), schema.encode(trash))
+            if self._store.txn(Txn((unchanged(kv), nothing_below(mounts)), (Delete(key), put))).succeeded:
+                return trash
+            holders = [_one(each, MountRecord) for each in self._store.range(mounts).kvs]
+            if holders:
+                raise Conflict(f"volume {name} is in use {' and '.join(_where(one) for one in holders if one)}")
+        raise Conflict(f"volume {name}: others changed it {ATTEMPTS} times in a row; try again")
+
+    # -- trash -----------------------------------------------------------------------------------------------
+
+    def trash(self) -> list[TrashRecord]:
+        """What was removed, the latest first."""
+        found = (schema.decode(kv.value, TrashRecord, kv.key) for kv in self._store.range(schema.VOLUME_TRASH).kvs)
+        return sorted(found, key=lambda one: one.removed, reverse=True)
+
+    def undelete(self, trash: TrashRecord) -> VolumeRecord:
+        """Take a volume out of the trash; it is to be made ready. Raises Conflict: its name is taken, or it is gone."""
+        made = msgspec.structs.replace(trash.volume, ready=False, restored=True)
+        key, where = schema.volume_key(made.name), schema.volume_trash_key(made.id)
+        kv = self._store.get(where)
+        if kv is not None:
+            done = self._store.txn(Txn((absent(key), unchanged(kv)), (Put(key, schema.encode(made)), Delete(where))))
+            if done.succeeded:
+                return made
+        raise Conflict(f"volume {made.name} cannot be undeleted: there is one of that name, or it was purged meanwhile")
+
+    def moved(self, trash: TrashRecord) -> TrashRecord | None:
+        """Note that a volume's directory is in the trash; None: it was undeleted meanwhile."""
+        key = schema.volume_trash_key(trash.volume.id)
+        kv = self._store.get(key)
+        if kv is None:
+            return None
+        made = msgspec.structs.replace(schema.decode(kv.value, TrashRecord, key), moved=True)
+        return made if self._store.txn(Txn((unchanged(kv),), (Put(key, schema.encode(made)),))).succeeded else None
+
+    def forget(self, trash: TrashRecord) -> None:
+        """A volume is purged."""
+        self._store.delete(schema.volume_trash_key(trash.volume.id))
+
+    # -- mounts ----------------------------------------------------------------------------------------------
+
+    def claim(self, volume: VolumeRecord) -> None:
+        """This host has a volume mounted, or is about to. Raises NotFound: it was removed meanwhile."""
+        key, mine = schema.volume_key(volume.name), schema.volume_mount_key(volume.name, self._host)
+        for _ in range(ATTEMPTS):
+            kv, has = self._store.get(key), _one(self._store.get(mine), MountRecord)
+            found = _one(kv, VolumeRecord)
+            if kv is None or found is None or found.id != volume.id:
+                raise NotFound(f"volume {volume.name} was removed meanwhile")
+            if has is not None and has.id == volume.id:
+                return
+            record = MountRecord(host=self._host, id=volume.id, since=self._now())
+            if self._store.txn(Txn((unchanged(kv),), (Put(mine, schema.encode(record)),))).succeeded:
+                return
+        raise Conflict(f"volume {volume.name}: others changed it {ATTEMPTS} times in a row; try again")
+
+    def note(self, name: str, containers: tuple[str, ...]) -> None:
+        """Which containers of this host have a volume, if that is something new."""
+        key = schema.volume_mount_key(name, self._host)
+        kv = self._mounts.get(f"{name}/{self._host}")
+        if kv is not None:
+            record = schema.decode(kv.value, MountRecord, key)
+            if record.containers != containers:
+                fresh = schema.encode(msgspec.structs.replace(record, containers=containers))
+                self._store.txn(Txn((unchanged(kv),), (Put(key, fresh),)))  # or the next time
+
+    def disclaim(self, name: str) -> None:
+        """This host has a volume no more."""
+        self._store.delete(schema.volume_mount_key(name, self._host))
+
+    def mounted(self, name: str = "") -> list[tuple[str, MountRecord]]:
+        """Who has volumes, or one volume, with its name."""
+        found = (
+            (suffix.rpartition("/")[0], schema.decode(kv.value, MountRecord)) for suffix, kv in self._mounts.items()
+        )
+        return sorted((pair for pair in found if name in ("", pair[0])), key=lambda pair: (pair[0], pair[1].host))
+
+    # -- pools -----------------------------------------------------------------------------------------------
+
+    def pools(self) -> list[VolumePoolRecord]:
+        """All pools: read now, or as they were when the store was last reached."""
+        try:
+            found = self._store.range(schema.VOLUME_POOLS).kvs
+        except Unavailable:
+            if not self._pools.synced:
+                raise
+            found = tuple(kv for _, kv in self._pools.items())
+        return [schema.decode(kv.value, VolumePoolRecord, kv.key) for kv in found]
+
+    def pool(self, name: str) -> VolumePoolRecord:
+        """A pool, or without a name the only one. Raises NotFound, InvalidRequest."""
+        pools = {one.name: one for one in self.pools()}
+        there = ", ".join(sorted(pools)) or "none: qnet volume pool add NAME SERVER[,SERVER…]:/VOLUME"
+        if name:
+            if name not in pools:
+                raise NotFound(f"there is no pool {name}; there are: {there}")
+            return pools[name]
+        if len(pools) != 1:
+            raise InvalidRequest(f"which pool? Give -o pool=NAME; there are: {there}")
+        return next(iter(pools.values()))
+
+
+def _one(kv: KeyValue | None, kind: type[RecordT]) -> RecordT | None:
+    return schema.decode(kv.value, kind, kv.key) if kv is not None else None
+
+
+def _where(record: MountRecord) -> str:
+    """Where a volume is in use."""
+    return f"on {record.host}" + (f" by {', '.join(record.containers)}" if record.containers else "")

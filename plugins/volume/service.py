@@ -1,0 +1,256 @@
+"""What the volume plugin does.
+
+A step that fails leaves a record that is not ready: whoever asks next goes on from there. What was removed is cleared
+away by `repair`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from plugins.volume.directories import DATA, place
+from plugins.volume.lock import PoolLocks
+from plugins.volume.model import Held, Options, agree, parse_name, parse_options, show_size
+from plugins.volume.ports import Directories, Enforcer, Mounts, Usage
+from plugins.volume.repository import Repository
+from qnet.errors import InvalidRequest, NotFound, QnetError, Unavailable
+from qnet.folder import Folder
+from qnet.schema import MountRecord, TenantRecord, TrashRecord, VolumePoolRecord, VolumeRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A volume with what is known of it here; `target` is where this host has it mounted, or empty."""
+
+    record: VolumeRecord
+    usage: Usage | None
+    mounts: tuple[MountRecord, ...]
+    target: str
+
+
+class Service:
+    """Volumes as this host's engine, and its operator, ask for them."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        held: Folder[Held],
+        locks: PoolLocks,
+        enforcer: Enforcer,
+        directories: Directories,
+        mounts: Mounts,
+        root: Path,
+        tenant: Callable[[str], TenantRecord],
+        now: Callable[[], str],
+        trash: timedelta,
+        poke: Callable[[], None],
+    ) -> None:
+        self._repository = repository
+        self._held = held
+        self._pool_locks = locks
+        self._enforcer = enforcer
+        self._directories = directories
+        self._mounts = mounts
+        self._root = root
+        self._tenant = tenant
+        self._now = now
+        self._trash = trash
+        self._poke = poke
+        self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+
+    # -- the engine's calls ----------------------------------------------------------------------------------
+
+    def create(self, name: str, options: Options | None) -> None:
+        """Make a volume, unless one like it is there. What it has is never touched.
+
+        Raises:
+            InvalidRequest, NotFound, Conflict, Unavailable
+        """
+        ask = parse_options(options)
+        found = self._repository.find(parse_name(name))
+        if found is None:
+            self._tenant(ask.tenant)
+            pool = self._repository.pool(ask.pool)
+            fields = {field: getattr(ask, field) for field in ask.__struct_fields__} | {"pool": pool.name}
+            record = VolumeRecord(name=name, id=secrets.token_hex(8), since=self._now(), **fields)
+            found = record if self._repository.add(record) else self._repository.get(name)
+            if found is record:
+                self._make_or_undo(record)
+                return
+        agree(found, ask, options)
+        if not found.ready:
+            self._make(found)
+
+    def mount(self, name: str, mount: str) -> str:
+        """Mount a volume on this host for one more user; returns the directory that containers see.
+
+        Raises:
+            NotFound, Conflict, Unavailable
+        """
+        volume = self._ready(parse_name(name))
+        pool = self._repository.pool(volume.pool)
+        with self._locks[name]:
+            self._repository.claim(volume)  # from now on nobody removes it
+            before = self._held.get(volume.id) or Held(id=volume.id, name=name, mounts=())
+            self._held.save(msgspec.structs.replace(before, mounts=tuple(dict.fromkeys((*before.mounts, mount)))))
+            try:
+                self._mounts.mount(pool.servers, pool.volume, place(volume), self.target(volume.id))
+            except QnetError:
+                self._held.save(before)
+                if not before.mounts:
+                    self._release(before)
+                raise
+        self._poke()
+        return str(self.target(volume.id) / DATA)
+
+    def unmount(self, name: str, mount: str) -> None:
+        """A user less; with the last one, the volume goes from this host, now or with the next comparison.
+
+        Raises:
+            InvalidRequest: no name of a volume.
+        """
+        with self._locks[parse_name(name)]:
+            for held in self._held.all():
+                if held.name == name and mount in held.mounts:
+                    left = msgspec.structs.replace(held, mounts=tuple(each for each in held.mounts if each != mount))
+                    self._held.save(left)
+                    if not left.mounts:
+                        self._release(left)
+        self._poke()
+
+    def remove(self, name: str) -> None:
+        """Put a volume into the trash. Raises NotFound, Conflict: a host has it; naming it."""
+        self._repository.remove(parse_name(name), self._expires)
+        self._poke()
+
+    def inspect(self, name: str) -> Shown:
+        """A volume. Raises NotFound, Unavailable."""
+        parse_name(name)
+        for record in self._repository.shown():
+            if record.name == name:
+                return self._shown(record, self._repository.pools())
+        raise NotFound(f"there is no volume {name}")
+
+    def all(self) -> list[Shown]:
+        """All volumes, without what they have. Raises Unavailable."""
+        return [self._shown(record, ()) for record in self._repository.shown()]
+
+    # -- the operator's --------------------------------------------------------------------------------------
+
+    def resize(self, name: str, size: int) -> VolumeRecord:
+        """Give a volume another size, while it is used.
+
+        Raises:
+            InvalidRequest: it has more than that.
+            NotFound, Unavailable
+        """
+        volume = self._ready(parse_name(name))
+        usage = self._usage(volume, self._repository.pools())
+        if usage is None:
+            raise Unavailable(f"pool {volume.pool} does not answer: it is not known how much volume {name} has")
+        if usage.used > size:
+            raise InvalidRequest(
+                f"volume {name} has {usage.used:,} bytes, more than {show_size(size)}: remove files, or choose more"
+            )
+        return self._make(self._repository.change(volume, size=size, ready=False))
+
+    def undelete(self, name: str) -> VolumeRecord:
+        """Take the volume of that name that was removed last out of the trash.
+
+        Raises:
+            NotFound, Conflict, Unavailable
+        """
+        parse_name(name)
+        for trash in self._repository.trash():
+            if trash.volume.name == name:
+                return self._make(self._repository.undelete(trash))
+        raise NotFound(f"there is no volume {name} in the trash")
+
+    # -- shared with `repair` ---------------------------------------------------------------------------------
+
+    def target(self, volume_id: str) -> Path:
+        """Where this host mounts a volume."""
+        return self._root / volume_id
+
+    def drop(self, held: Held) -> None:
+        """Forget whoever had a volume here, because the engine knows nobody."""
+        with self._locks[held.name]:
+            if self._held.get(held.id) == held:
+                self._release(held)
+
+    def clear(self, trash: TrashRecord) -> None:
+        """Take a removed volume's limit and directory away. Raises NotFound, Unavailable."""
+        pool = self._repository.pool(trash.volume.pool)
+        with self._pool_locks.hold(pool.name):
+            if all(one.volume.id != trash.volume.id for one in self._repository.trash()):
+                return  # undeleted
+            self._enforcer.lift(pool, place(trash.volume))
+            self._directories.discard(pool, trash.volume)
+            self._repository.moved(trash)
+
+    def purge(self, trash: TrashRecord) -> None:
+        """Delete what was in a volume for good. Raises NotFound, Unavailable."""
+        self._directories.purge(self._repository.pool(trash.volume.pool), trash.volume)
+        self._repository.forget(trash)
+
+    def _ready(self, name: str) -> VolumeRecord:
+        found = self._repository.get(name)
+        return found if found.ready else self._make(found)
+
+    def _make_or_undo(self, record: VolumeRecord) -> None:
+        try:
+            self._make(record)
+        except QnetError:
+            try:
+                self._repository.remove(record.name, lambda _: self._now())
+                self._poke()
+            except QnetError as error:
+                logger.warning("volume %s stays half made until somebody asks for it: %s", record.name, error)
+            raise
+
+    def _make(self, record: VolumeRecord) -> VolumeRecord:
+        """Make what a record says: again, where that broke off."""
+        pool = self._repository.pool(record.pool)
+        with self._pool_locks.hold(pool.name):
+            self._enforcer.prepare(pool)
+            if record.restored:
+                self._directories.restore(pool, record)
+            self._directories.make(pool, record)
+            self._enforcer.limit(pool, place(record), record.size, record.inodes)
+            return self._repository.change(record, ready=True, restored=False)
+
+    def _release(self, held: Held) -> None:
+        """Unmount a volume that nobody on this host has any more; what fails is tried again by `repair`."""
+        target = self.target(held.id)
+        try:
+            device = self._mounts.all().get(target)
+            if device and self._mounts.users(device):
+                return  # the engine copies out of a stopped container, say
+            self._mounts.unmount(target)
+            self._repository.disclaim(held.name)
+            self._held.remove(held.id)
+        except QnetError as error:
+            logger.warning("volume %s stays mounted for now: %s", held.name, error)
+
+    def _expires(self, record: VolumeRecord) -> str:
+        after = {"delete": timedelta(), "trash": self._trash}.get(record.retain)
+        return "" if after is None else (datetime.fromisoformat(self._now()) + after).isoformat()
+
+    def _shown(self, record: VolumeRecord, pools: list[VolumePoolRecord] | tuple[()]) -> Shown:
+        target = str(self.target(record.id) / DATA) if self._held.get(record.id) else ""
+        mounts = tuple(mount for _, mount in self._repository.mounted(record.name))
+        return Shown(record, self._usage(record, pools), mounts, target)
+
+    def _usage(self, record: VolumeRecord, pools: list[VolumePoolRecord] | tuple[()]) -> Usage | None:
+        return next((self._directories.usage(pool, record) for pool in pools if pool.name == record.pool), None)

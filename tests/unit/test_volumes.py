@@ -1,0 +1,535 @@
+"""The volume plugin's service on fakes: one store, hosts with a plugin each, one pool."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.volume import model
+from plugins.volume.directories import place
+from plugins.volume.lock import PoolLocks
+from plugins.volume.model import Held
+from plugins.volume.ports import Usage
+from plugins.volume.repair import Repair
+from plugins.volume.repository import Repository
+from plugins.volume.service import Service
+from qnet import schema
+from qnet.engine import EngineContainer
+from qnet.errors import Conflict, InvalidRequest, NotFound, QnetError, Unavailable
+from qnet.folder import Folder
+from qnet.schema import VolumePoolRecord, VolumeRecord
+from qnet.sightings import Sightings
+from qnet.store.base import Put, Txn
+from qnet.store.memory import MemoryStore
+from qnet.tenants import Change, Tenants
+
+GIB = 1 << 30
+POOL = VolumePoolRecord(name="main", volume="gv0", servers=("gl1", "gl2"), since="")
+
+
+class Pool:
+    """What a pool has: directories with what is in them, limits. `fails` is what the next change of it ends with."""
+
+    def __init__(self) -> None:
+        self.homes: dict[str, int] = {}
+        self.trash: dict[str, int] = {}
+        self.limits: dict[str, tuple[int, int]] = {}
+        self.steps: list[str] = []
+        self.fails: Exception | None = None
+        self.answers = True
+
+    def _step(self, name: str) -> None:
+        self.steps.append(name)
+        if self.fails:
+            fails, self.fails = self.fails, None
+            raise fails
+
+    def prepare(self, pool: VolumePoolRecord) -> None:
+        self._step("prepare")
+
+    def limit(self, pool: VolumePoolRecord, path: str, size: int, inodes: int) -> None:
+        self._step("limit")
+        assert path.rpartition("/")[2] in self.homes
+        self.limits[path] = (size, inodes)
+
+    def lift(self, pool: VolumePoolRecord, path: str) -> None:
+        self._step("lift")
+        self.limits.pop(path, None)
+
+    def open(self, pool: VolumePoolRecord) -> Path:
+        return Path("/pool")
+
+    def make(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
+        self._step("make")
+        self.homes.setdefault(volume.id, 0)
+
+    def discard(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
+        self._step("discard")
+        if volume.id in self.homes:
+            assert place(volume) not in self.limits  # the limit goes before the directory
+            self.trash[volume.id] = self.homes.pop(volume.id)
+
+    def restore(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
+        self._step("restore")
+        if volume.id in self.trash:
+            self.homes[volume.id] = self.trash.pop(volume.id)
+
+    def purge(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
+        self._step("purge")
+        self.trash.pop(volume.id, None)
+
+    def usage(self, pool: VolumePoolRecord, volume: VolumeRecord) -> Usage | None:
+        return Usage(self.homes[volume.id], self.limits[place(volume)][0]) if self.answers else None
+
+
+class Mounts:
+    """What a host has mounted, which clients are dead, and who else uses a device."""
+
+    def __init__(self) -> None:
+        self.there: dict[Path, str] = {}
+        self.dead: set[Path] = set()
+        self.used: dict[str, list[int]] = {}
+        self.fails = False
+        self.made = 0
+
+    def mount(self, servers: Any, volume: str, path: str, target: Path) -> None:
+        if self.fails:
+            raise Unavailable(f"cannot mount {volume}{path}")
+        if target not in self.there or target in self.dead:
+            self.dead.discard(target)
+            self.made += 1
+            self.there[target] = f"0:{self.made}"
+
+    def unmount(self, target: Path) -> None:
+        self.there.pop(target, None)
+
+    def alive(self, target: Path) -> bool:
+        return target in self.there and target not in self.dead
+
+    def all(self) -> dict[Path, str]:
+        return dict(self.there)
+
+    def users(self, device: str) -> list[int]:
+        return self.used.get(device, [])
+
+
+class Host:
+    """A host's plugin, and its engine's running containers with their volume."""
+
+    def __init__(self, name: str, store: MemoryStore, pool: Pool, folder: Path, clock: Clock) -> None:
+        self.name, self.folder, self.store, self.pool, self.clock = name, folder, store, pool, clock
+        self.running: dict[str, str] = {}
+        self.mounts = Mounts()
+        self.start()
+
+    def start(self) -> None:
+        """As a process begins."""
+        self.repository = Repository(self.store, self.name, self.clock.now)
+        self.locks = PoolLocks(self.store, self.name)
+        self.held: Folder[Held] = Folder(self.folder / self.name, Held, durable=False)
+        tenants, root = Tenants(self.store, self.clock.now), Path("/mounts")
+        self.service = Service(
+            self.repository,
+            self.held,
+            self.locks,
+            self.pool,
+            self.pool,
+            self.mounts,
+            root,
+            tenants.get,
+            self.clock.now,
+            timedelta(days=7),
+            lambda: None,
+        )
+        self.repair = Repair(
+            self.repository,
+            self.service,
+            self.held,
+            self.mounts,
+            self.pool,
+            self,  # type: ignore[arg-type]
+            Sightings(10.0, self.clock.monotonic),
+            self.clock.now,
+            threading.Event(),
+            1.0,
+        )
+        self.repository.follow()
+
+    def containers(self) -> tuple[EngineContainer, ...]:
+        return tuple(EngineContainer(name, name, True, True, (), (volume,)) for name, volume in self.running.items())
+
+    follow = None
+
+    def compared(self, times: int = 1) -> None:
+        """Comparisons, each 11 seconds after the one before."""
+        for _ in range(times):
+            self.clock.passed += 11
+            self.repair.once()
+
+    def close(self) -> None:
+        self.repository.close()
+        self.locks.close()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def now(self) -> str:
+        return (datetime(2026, 11, 21, tzinfo=UTC) + timedelta(seconds=self.passed)).isoformat()
+
+    def monotonic(self) -> float:
+        return self.passed
+
+
+class World:
+    """Two hosts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.pool, self.clock = MemoryStore(), Pool(), Clock()
+        self.store.put(schema.volume_pool_key("main"), schema.encode(POOL))
+        Tenants(self.store, self.clock.now).create("shop", Change(vlan=100))
+        self.one, self.two = (Host(name, self.store, self.pool, folder, self.clock) for name in ("host1", "host2"))
+
+    def volume(self, name: str = "data") -> VolumeRecord:
+        return self.one.repository.get(name)
+
+    def heard(self, host: Host, wanted: Callable[[], bool]) -> None:
+        """Watches deliver in threads of their own."""
+        deadline = time.monotonic() + 5
+        while not wanted():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    for host in (world.one, world.two):
+        host.close()
+    world.store.close()
+
+
+# -- what is asked -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1M", 1 << 20),
+        ("10G", 10 * GIB),
+        ("10GiB", 10 * GIB),
+        ("10gb", 10**10),
+        ("1.5g", 3 * GIB // 2),
+        ("2097152", 1 << 21),
+    ],
+)
+def test_sizes_are_binary_but_for_those_in_bytes_of_a_thousand(text: str, size: int) -> None:
+    assert model.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "1e400", "10X", "0", "1K", "9P", "1" * 400, "\uff11G", "1G\n", "nan", " 1G"]
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="a size from 1M to 8P"):
+        model.parse_size(text)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 3 * GIB, 10**10, 1 << 40])
+def test_a_size_is_shown_as_it_can_be_typed(size: int) -> None:
+    assert model.parse_size(model.show_size(size)) == size
+
+
+NO_NAMES = [
+    "",
+    "..",
+    "a/b",
+    "../../etc/x",
+    "-o",
+    "a b;c",
+    "a\nb",
+    "x" * 129,
+    "é",
+    ".hidden",
+    "a..b",
+    "a\0",
+    "x" * 65536,
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name[:20]))
+def test_names_that_engines_let_through_are_refused(world: World, name: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: world.one.service.create(name, {}),
+        lambda: world.one.service.mount(name, "1"),
+        lambda: world.one.service.unmount(name, "1"),
+        lambda: world.one.service.remove(name),
+        lambda: world.one.service.inspect(name),
+        lambda: world.one.service.undelete(name),
+        lambda: world.one.service.resize(name, GIB),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidRequest, match="is no name of a volume"):
+            call()
+    assert world.pool.steps == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sise": "1G"}, "-o sise: no such option; there are: size, inodes, tenant, pool, mode, uid, gid, retain"),
+        ({"size": "-1"}, "-o size=-1: a size"),
+        ({"inodes": "0"}, "-o inodes=0: a number from 1"),
+        ({"mode": "999"}, "-o mode=999: permissions"),
+        ({"uid": "-1"}, "-o uid=-1: a number"),
+        ({"retain": "ever"}, "-o retain=ever: what becomes of the data: delete, trash, keep"),
+        ({"tenant": "No"}, "'No' is no tenant"),
+        ({"tenant": "nobody"}, "nobody"),
+        ({"pool": "other"}, "there is no pool other; there are: main"),
+    ],
+)
+def test_options_that_make_no_sense_make_nothing(world: World, options: dict[str, str], says: str) -> None:
+    with pytest.raises(QnetError, match=says):
+        world.one.service.create("data", options)
+    assert world.pool.steps == []
+    assert world.one.repository.shown() == []
+
+
+# -- life ----------------------------------------------------------------------------------------------------
+
+
+def test_a_volume_is_there_for_all_hosts(world: World) -> None:
+    world.one.service.create("data", {"size": "1G", "inodes": "500", "mode": "770", "uid": "5"})
+    made = world.volume()
+    assert (made.size, made.inodes, made.mode, made.uid, made.ready) == (GIB, 500, "0770", 5, True)
+    assert world.pool.limits == {place(made): (GIB, 500)}
+    assert world.two.service.mount("data", "m1") == f"/mounts/{made.id}/data"
+    assert world.two.service.inspect("data").usage == Usage(0, GIB)
+
+
+def test_a_create_is_repeated_without_harm_and_names_what_differs(world: World) -> None:
+    world.one.service.create("data", {"size": "1G"})
+    for options in ({"size": "1024M"}, {}, None, {"retain": "trash"}):
+        world.two.service.create("data", options)
+    with pytest.raises(Conflict, match="exists with size=1G, not 2G: qnet volume resize data SIZE changes it"):
+        world.two.service.create("data", {"size": "2G"})
+    with pytest.raises(Conflict, match="belongs to another tenant"):
+        world.two.service.create("data", {"tenant": "shop"})
+    assert len(world.pool.homes) == 1
+
+
+@pytest.mark.parametrize("step", ["prepare", "make", "limit"])
+def test_a_create_that_fails_leaves_nothing(world: World, step: str) -> None:
+    real = getattr(world.pool, step)
+
+    def fail(*args: Any) -> None:
+        real(*args)
+        raise Unavailable("no glusterd")
+
+    setattr(world.pool, step, fail)
+    with pytest.raises(Unavailable, match="no glusterd"):
+        world.one.service.create("data", {"size": "1G"})
+    setattr(world.pool, step, real)
+    assert world.one.repository.shown() == []
+    world.one.compared(2)
+    assert (world.pool.homes, world.pool.trash, world.pool.limits) == ({}, {}, {})
+    assert world.one.repository.trash() == []
+    world.one.service.create("data", {"size": "1G"})
+
+
+def test_a_create_that_a_crash_cut_off_is_finished_by_who_asks(world: World) -> None:
+    record = VolumeRecord(name="data", id="abc", tenant="default", pool="main", since="", size=GIB)
+    assert world.one.repository.add(record)
+    world.two.service.mount("data", "m1")
+    assert world.volume().ready
+    assert world.pool.limits == {place(record): (GIB, 0)}
+
+
+def test_a_lock_of_a_host_that_died_is_waited_for(world: World) -> None:
+    lease = world.store.grant(60)
+    world.store.txn(Txn((), (Put(schema.volume_lock_key("main"), b"host9", lease),)))
+    with ThreadPoolExecutor(1) as pool:
+        doing = pool.submit(world.one.service.create, "data", {})
+        time.sleep(0.1)
+        assert not doing.done()
+        assert world.pool.steps == []
+        world.store.revoke(lease)  # as its time runs out
+        doing.result(5)
+    assert world.volume().ready
+
+
+def test_a_resize_goes_both_ways_but_not_below_what_is_there(world: World) -> None:
+    world.one.service.create("data", {"size": "1G"})
+    volume = world.volume()
+    world.pool.homes[volume.id] = 3 << 20
+    assert world.two.service.resize("data", 2 * GIB).size == 2 * GIB
+    assert world.one.service.resize("data", 4 << 20).ready
+    assert world.pool.limits[place(volume)] == (4 << 20, 0)
+    with pytest.raises(InvalidRequest, match="has 3,145,728 bytes, more than 2M"):
+        world.one.service.resize("data", 2 << 20)
+    world.pool.answers = False
+    with pytest.raises(Unavailable, match="does not answer"):
+        world.one.service.resize("data", GIB)
+    assert world.volume().size == 4 << 20
+
+
+# -- mounts --------------------------------------------------------------------------------------------------
+
+
+def test_one_client_serves_all_users_of_a_host(world: World) -> None:
+    world.one.service.create("data", {})
+    for user in ("a", "b", "b"):  # an engine repeats itself
+        world.one.service.mount("data", user)
+    target = world.one.service.target(world.volume().id)
+    assert world.one.mounts.made == 1
+    world.one.service.unmount("data", "b")
+    world.one.service.unmount("data", "b")
+    world.one.service.unmount("data", "never")
+    assert target in world.one.mounts.there
+    world.one.service.unmount("data", "a")
+    assert world.one.mounts.there == {}
+    assert world.store.range(schema.VOLUME_MOUNTS).kvs == ()
+    assert world.one.held.all() == ()
+
+
+def test_a_mount_that_fails_holds_nothing(world: World) -> None:
+    world.one.service.create("data", {})
+    world.one.mounts.fails = True
+    with pytest.raises(Unavailable, match="cannot mount"):
+        world.one.service.mount("data", "a")
+    assert world.one.held.all() == ()
+    world.two.service.remove("data")
+
+
+def test_counts_outlive_the_plugin(world: World) -> None:
+    world.one.service.create("data", {})
+    world.one.service.mount("data", "a")
+    world.one.service.mount("data", "b")
+    world.one.close()
+    world.one.start()
+    world.one.service.unmount("data", "a")
+    assert world.one.mounts.there
+    world.one.service.unmount("data", "b")
+    assert world.one.mounts.there == {}
+
+
+def test_what_somebody_else_still_uses_is_not_unmounted(world: World) -> None:
+    world.one.service.create("data", {})
+    world.one.service.mount("data", "a")
+    (device,) = world.one.mounts.there.values()
+    world.one.mounts.used[device] = [4711]
+    world.one.service.unmount("data", "a")
+    assert world.one.mounts.there
+    with pytest.raises(Conflict, match="in use on host1"):
+        world.two.service.remove("data")
+    world.one.mounts.used.clear()
+    world.one.compared(2)
+    assert world.one.mounts.there == {}
+    world.two.service.remove("data")
+
+
+def test_an_engine_that_was_killed_unmounts_nothing_so_repair_does(world: World) -> None:
+    world.one.service.create("data", {})
+    world.one.service.mount("data", "a")
+    world.one.running["web"] = "data"
+    world.one.compared(3)
+    assert world.one.mounts.there
+    world.one.running.clear()
+    world.one.compared()
+    assert world.one.mounts.there  # seen once
+    world.one.compared()
+    assert world.one.mounts.there == {}
+
+
+def test_a_dead_client_is_replaced_and_who_had_it_is_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.one.service.create("data", {})
+    world.one.service.mount("data", "a")
+    world.one.running["web"] = "data"
+    target = world.one.service.target(world.volume().id)
+    world.one.mounts.dead.add(target)
+    world.one.compared()
+    assert world.one.mounts.alive(target)
+    assert "the client of volume data is dead; to be restarted: web" in caplog.text
+
+
+# -- removal -------------------------------------------------------------------------------------------------
+
+
+def test_a_volume_that_a_host_has_is_not_removed(world: World) -> None:
+    world.one.service.create("data", {})
+    world.one.service.mount("data", "a")
+    world.one.running["web"] = "data"
+    world.heard(world.one, lambda: bool(world.one.repository.mounted("data")))
+    world.one.compared()
+    with pytest.raises(Conflict, match="volume data is in use on host1 by web"):
+        world.two.service.remove("data")
+
+
+@pytest.mark.parametrize(("retain", "left"), [("delete", 0), ("trash", 1), ("keep", 1)])
+def test_what_is_removed_is_kept_as_was_asked(world: World, retain: str, left: int) -> None:
+    world.one.service.create("data", {"size": "1G", "retain": retain})
+    world.one.service.remove("data")
+    with pytest.raises(NotFound):
+        world.one.service.inspect("data")
+    world.one.compared(2)
+    assert (world.pool.homes, len(world.pool.trash), world.pool.limits) == ({}, left, {})
+    world.clock.passed += timedelta(days=8).total_seconds()
+    world.two.compared()
+    assert len(world.pool.trash) == (retain == "keep")
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_the_latest_of_a_name_comes_back(world: World, cleared: bool) -> None:
+    for content in (7, 9):
+        world.one.service.create("data", {"size": "1G"})
+        volume = world.volume()
+        world.pool.homes[volume.id] = content
+        world.clock.passed += 5
+        world.one.service.remove("data")
+    if cleared:
+        world.one.compared(2)
+    back = world.two.service.undelete("data")
+    assert (back.id, back.ready, back.restored) == (volume.id, True, False)
+    assert world.pool.homes[volume.id] == 9
+    assert world.pool.limits[place(volume)] == (GIB, 0)
+    world.one.compared(2)
+    assert volume.id in world.pool.homes
+    with pytest.raises(Conflict, match="there is one of that name"):
+        world.two.service.undelete("data")
+
+
+def test_who_is_about_to_clear_the_trash_leaves_what_was_undeleted(world: World) -> None:
+    world.one.service.create("data", {"size": "1G"})
+    volume = world.volume()
+    world.one.service.remove("data")
+    (seen,) = world.one.repository.trash()
+    world.two.service.undelete("data")
+    world.one.service.clear(seen)
+    assert volume.id in world.pool.homes
+    assert world.pool.limits == {place(volume): (GIB, 0)}
+
+
+def test_nothing_comes_back_that_was_not_removed(world: World) -> None:
+    with pytest.raises(NotFound, match="no volume data in the trash"):
+        world.one.service.undelete("data")
+
+
+def test_without_the_store_what_was_known_is_shown(world: World) -> None:
+    world.one.service.create("data", {"size": "1G"})
+    world.heard(world.one, lambda: len(world.one.repository._volumes) == 1)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("etcd is unreachable")
+
+    world.store.range = world.store.get = away  # type: ignore[method-assign,assignment]
+    assert [shown.record.name for shown in world.one.service.all()] == ["data"]
+    assert world.one.service.inspect("data").record.size == GIB
