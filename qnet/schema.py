@@ -22,9 +22,11 @@ SEGMENTS = ROOT + "segments/"
 VTEPS = ROOT + "vteps/"
 LIMITS = ROOT + "limits/"
 VOLUMES = ROOT + "volumes/"
+VOLUME_SIZES = ROOT + "volume-sizes/"
 VOLUME_POOLS = ROOT + "volume-pools/"
 VOLUME_MOUNTS = ROOT + "volume-mounts/"
 VOLUME_TRASH = ROOT + "volume-trash/"
+VOLUME_HEALTH = ROOT + "volume-health/"
 VOLUME_LOCKS = ROOT + "volume-locks/"
 
 ADDRESS = "address/"
@@ -32,6 +34,7 @@ RESTING = "resting/"
 USE = "use/"
 
 SegmentKind: TypeAlias = Literal["vlan", "vni"]
+Health: TypeAlias = Literal["up", "partial", "degraded", "down"]
 Retain: TypeAlias = Literal["delete", "trash", "keep"]
 Kind: TypeAlias = Literal["endpoint", "gateway", "auxiliary", "reservation", "held", "host", "quarantine"]
 
@@ -40,7 +43,8 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """`tenants/NAME`: who owns networks. `vlan` or `vni` 0: it has none. `max_*` 0: no limit.
 
     `supernets` are what its subnets must lie in, and are carved from. `trusted` ones may take a parent for themselves.
-    `egress` and `ingress` are its endpoints' limits where nothing else is said, in bits per second.
+    `egress` and `ingress` are its endpoints' limits where nothing else is said, in bits per second. `max_volumes`: in
+    bytes, what its volumes may be limited to together.
     """
 
     v: int = 1
@@ -54,6 +58,7 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     trusted: bool = False
     egress: int = 0
     ingress: int = 0
+    max_volumes: int = 0
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +193,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """`volumes/NAME`: a volume, or one that is being made (`ready` false: whoever asks for it goes on).
 
     `id` names its directory and is never used again. `size` in bytes and `inodes` 0: no limit. `mode` in octal digits.
-    `restored`: its data lies in the trash until it is ready.
+    `source`: the volume that it began as a copy of, `source_id` until it is one. `strict`: its pool enforces limits at
+    once. `restored`: its data lies in the trash until it is ready.
     """
 
     v: int = 1
@@ -204,6 +210,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     gid: int = 0
     retain: Retain = "trash"
     source: str = ""
+    source_id: str = ""
+    strict: bool = False
     ready: bool = False
     restored: bool = False
 
@@ -216,6 +224,24 @@ class MountRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     id: str
     since: str
     containers: tuple[str, ...] = ()
+
+
+class HealthRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`volume-health/POOL`: how a pool was at a time, as the first host that looked then saw it.
+
+    `state` is that of its worst set of replicas: all bricks up, some down, only a quorum left, or too few to serve.
+    `heal`: files that are not the same on all replicas yet. `free` and `total` in bytes of data.
+    """
+
+    v: int = 1
+    at: str
+    host: str
+    state: Health
+    bricks: int
+    bricks_up: int
+    heal: int
+    free: int
+    total: int
 
 
 class TrashRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -339,6 +365,11 @@ def volume_key(name: str) -> str:
     return VOLUMES + name
 
 
+def volume_size_key(tenant: str, name: str = "") -> str:
+    """A volume's size in bytes as text, by its tenant, written with the volume; without a name, the prefix of them."""
+    return f"{VOLUME_SIZES}{tenant}/{name}"
+
+
 def volume_pool_key(name: str) -> str:
     """Where a VolumePoolRecord stands."""
     return VOLUME_POOLS + name
@@ -352,6 +383,11 @@ def volume_mount_key(name: str, host: str = "") -> str:
 def volume_trash_key(volume_id: str) -> str:
     """Where a TrashRecord stands."""
     return VOLUME_TRASH + volume_id
+
+
+def volume_health_key(pool: str) -> str:
+    """Where a HealthRecord stands."""
+    return VOLUME_HEALTH + pool
 
 
 def volume_lock_key(pool: str) -> str:

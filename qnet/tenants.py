@@ -66,6 +66,7 @@ class Change:
     trusted: bool | None = None
     egress: int | None = None
     ingress: int | None = None
+    max_volumes: int | None = None
 
 
 class Tenants:
@@ -137,7 +138,7 @@ class Tenants:
         self._unless_in_use(name, f"tenant {name} cannot be removed", Txn(compares, (Delete(key), *released)))
 
     def belongings(self, name: str) -> tuple[str, ...]:
-        """What a tenant has, in words: pools with what is in them, then networks."""
+        """What a tenant has, in words: pools with what is in them, networks, volumes."""
         pools = self._store.range(schema.pools_prefix(name)).kvs
         found = []
         for kv in pools:
@@ -147,6 +148,8 @@ class Tenants:
             record = schema.decode(kv.value, NetworkRecord, kv.key)
             if record.tenant == name:
                 found.append(f"network {record.name or record.id[:12]} on {record.host}")
+        volumes = schema.volume_size_key(name)
+        found += [f"volume {kv.key.removeprefix(volumes)}" for kv in self._store.range(volumes).kvs]
         return tuple(found)
 
     def _read(self, name: str) -> tuple[TenantRecord, int]:
@@ -163,7 +166,7 @@ class Tenants:
             after = self._changed(before, change)
             gone, new = set(_tags(before)) - set(_tags(after)), set(_tags(after)) - set(_tags(before))
             ids = [schema.segment_key(*tag) for tag in new]
-            tag_free = self._has_nothing(before.name)[1:] if gone or new else ()
+            tag_free = (nothing_below(schema.tenant_contents_prefix(before.name)),) if gone or new else ()
             compares: tuple[Compare, ...] = (at_revision(key, revision), *map(absent, ids), *tag_free)
             ops: list[Op] = [Put(key, schema.encode(after)), *(_claim(*tag, after.name) for tag in new)]
             ops += [Delete(schema.segment_key(*tag)) for tag in gone]
@@ -198,7 +201,7 @@ class Tenants:
                 if number < 0:
                     raise InvalidRequest(f"{name} {number}: a number of 1 or more, or 0 for no limit")
                 fields[name] = number
-        for name in ("trusted", "egress", "ingress"):
+        for name in ("trusted", "egress", "ingress", "max_volumes"):
             if getattr(change, name) is not None:
                 fields[name] = getattr(change, name)
         return msgspec.structs.replace(record, **fields)
@@ -215,8 +218,9 @@ class Tenants:
 
     @staticmethod
     def _has_nothing(name: str) -> tuple[Compare, ...]:
-        """No pool, and nothing inside one."""
-        return nothing_below(schema.pools_prefix(name)), nothing_below(schema.tenant_contents_prefix(name))
+        """No pool, nothing inside one, and no volume."""
+        prefixes = (schema.pools_prefix(name), schema.tenant_contents_prefix(name), schema.volume_size_key(name))
+        return tuple(map(nothing_below, prefixes))
 
     def _unless_in_use(self, name: str, refusal: str, txn: Txn) -> None:
         if self._store.txn(txn).succeeded:

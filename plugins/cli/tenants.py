@@ -9,6 +9,7 @@ import click
 
 from plugins.cli.output import confirm, human, json_option, show_fields, show_json, show_table, yes_option
 from plugins.cli.session import Session, pass_session
+from plugins.volume.model import parse_size, show_size
 from qnet.errors import InvalidRequest
 from qnet.rates import parse_rate, show_rate
 from qnet.schema import TenantRecord
@@ -26,6 +27,16 @@ class Rate(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Bits per second; 0 for none."""
         return value if isinstance(value, int) else parse_rate(value, f"--{param.name}" if param else "rate")
+
+
+class Size(click.ParamType[int]):
+    """A size as volumes have it, or 0."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        return value if isinstance(value, int) else 0 if value == "0" else parse_size(value, "--volumes")
 
 
 class Tag(click.ParamType[int]):
@@ -57,6 +68,9 @@ def change_options(command: CommandT) -> CommandT:
         ),
         click.option("--max-addresses", type=click.IntRange(0), help="0: no limit."),
         click.option("--max-networks", type=click.IntRange(0), help="0: no limit."),
+        click.option(
+            "--volumes", "max_volumes", type=Size(), help="What its volumes may have together, in sizes; 0: no limit."
+        ),
         click.option("--egress", type=Rate(), help="What each of its endpoints may send, if nothing else is said."),
         click.option("--ingress", type=Rate(), help="What each of its endpoints gets, if nothing else is said."),
         click.option("--trusted/--untrusted", default=None, help="Whether it may have a parent for itself (passthru)."),
@@ -137,6 +151,7 @@ def inspect(session: Session, name: str, as_json: bool) -> None:
     show_fields([("Tenant", record.name), ("Since", record.since), *zip(titles, cells, strict=True)])
     show_fields([("Trusted", "yes: it may have a parent for itself" if record.trusted else "")])
     show_fields([(name.title(), show_rate(getattr(record, name))) for name in ("egress", "ingress")])
+    show_fields([("Volumes", show_size(record.max_volumes) if record.max_volumes else "no limit")])
     for thing in has or ("nothing",):
         show_fields([("Has", thing)])
 

@@ -99,11 +99,13 @@ def register(plugin: Plugin, service: Service) -> None:
 
 
 def _volume(shown: Shown) -> Volume:
-    record, usage = shown.record, shown.usage
+    record, usage, health = shown.record, shown.usage, shown.health
     status: dict[str, Any] = {"Tenant": record.tenant, "Pool": record.pool, "Retain": record.retain}
     status |= {"Size": show_size(record.size)} if record.size else {}
     status |= {"Inodes": record.inodes} if record.inodes else {}
     status |= {"Used": usage.used, "Limit": usage.limit} if usage else {}
+    if health is not None:
+        status |= {"Health": health.state, "Bricks": f"{health.bricks_up} of {health.bricks} up", "Heal": health.heal}
     status |= {"MountedOn": {mount.host: list(mount.containers) for mount in shown.mounts}}
     status |= {} if record.ready else {"State": "being made"}
     return Volume(record.name, shown.target, record.since, status)

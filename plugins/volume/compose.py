@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flask import Flask
+from prometheus_client import REGISTRY
 
 from plugins.volume import api
 from plugins.volume.directories import Directories
 from plugins.volume.gluster import Quota
 from plugins.volume.lock import PoolLocks
+from plugins.volume.meter import Meter
 from plugins.volume.model import Held
 from plugins.volume.mounts import Mounts
 from plugins.volume.repair import Repair
@@ -65,9 +67,12 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     )
     plugin = Plugin(("VolumeDriver",))
     api.register(plugin, service)
+    meter = Meter(repository, service)
+    REGISTRY.register(meter)
     repair.start()
 
     def stop() -> None:
+        REGISTRY.unregister(meter)
         repair.stop()
         repository.close()
         locks.close()

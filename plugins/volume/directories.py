@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from pathlib import Path
@@ -18,6 +20,7 @@ from qnet.schema import VolumePoolRecord, VolumeRecord
 
 DATA = "data"
 TRASH = "/qnet/trash"
+COPYING = 100.0  # seconds: an engine waits two minutes for a create
 PATIENCE = 1.5  # seconds that what is shown waits for a pool
 
 
@@ -41,18 +44,34 @@ class Directories:
         return target
 
     def make(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
-        """With the permissions that were asked for, if the data directory is not there yet."""
-        home = self.open(pool) / place(volume).lstrip("/")
+        """The directory alone."""
         try:
-            home.mkdir(parents=True, exist_ok=True, mode=0o711)
-            fresh = home / f"{DATA}.new"
-            if not (home / DATA).exists():
-                fresh.mkdir(exist_ok=True)
+            self._home(pool, volume).mkdir(parents=True, exist_ok=True, mode=0o711)
+        except OSError as error:
+            raise _failed(pool, f"make volume {volume.name}", error) from error
+
+    def fill(
+        self, pool: VolumePoolRecord, volume: VolumeRecord, source: tuple[VolumePoolRecord, VolumeRecord] | None
+    ) -> None:
+        """All of it or nothing; two hosts that do it at once do it once."""
+        home = self._home(pool, volume)
+        fresh = home / f"{DATA}.{secrets.token_hex(4)}"
+        try:
+            if (home / DATA).exists():
+                return
+            fresh.mkdir()
+            if source is None:
                 os.chown(fresh, volume.uid, volume.gid)
                 fresh.chmod(int(volume.mode, 8))
+            else:
+                _copy(self._home(*source) / DATA, fresh, volume.name)
+            if not (home / DATA).exists():
                 fresh.rename(home / DATA)
         except OSError as error:
             raise _failed(pool, f"make volume {volume.name}", error) from error
+        finally:
+            for left in home.glob(f"{DATA}.*") if (home / DATA).exists() else (fresh,):
+                shutil.rmtree(left, ignore_errors=True)
 
     def discard(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
         """Rename it; that it was never made is no error either."""
@@ -77,15 +96,27 @@ class Directories:
             raise _failed(pool, f"purge volume {volume.name}", error) from error
 
     def usage(self, pool: VolumePoolRecord, volume: VolumeRecord) -> Usage | None:
-        """By statvfs(3), which Gluster answers with the limit's figures; no command runs."""
+        """By statvfs(3), which Gluster answers with the limit's figures; without a limit, they would be the pool's."""
         target = self._target(pool)
-        if target not in self._mounts.all():
+        if not volume.size or target not in self._mounts.all():
             return None
         try:
             found = self._looks.submit(os.statvfs, target / place(volume).lstrip("/")).result(PATIENCE)
         except (OSError, Late):
             return None
         return Usage((found.f_blocks - found.f_bfree) * found.f_frsize, found.f_blocks * found.f_frsize)
+
+    def measure(self, pool: VolumePoolRecord, volume: VolumeRecord) -> int:
+        """By du(1), within its deadline. Raises Unavailable."""
+        command = ["du", "-s", "--block-size=1", "--", str(self._home(pool, volume))]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COPYING, check=True)
+        except (subprocess.SubprocessError, OSError) as error:
+            raise Unavailable(f"volume {volume.name} cannot be measured: {error}") from error
+        return int(done.stdout.split()[0])
+
+    def _home(self, pool: VolumePoolRecord, volume: VolumeRecord) -> Path:
+        return self.open(pool) / place(volume).lstrip("/")
 
     def _target(self, pool: VolumePoolRecord) -> Path:
         return self._root / f"pool-{pool.name}"
@@ -99,6 +130,24 @@ class Directories:
             return  # another host was faster, or it was never made
         except OSError as error:
             raise _failed(pool, f"move {here.name}", error) from error
+
+
+def _copy(here: Path, there: Path, name: str) -> None:
+    """Everything with its permissions, owners, times and links. Raises NotFound, Unavailable."""
+    if not here.is_dir():
+        raise NotFound(f"what volume {name} is to be a copy of is gone")
+    try:
+        subprocess.run(
+            ["cp", "-a", "--", f"{here}/.", str(there)], capture_output=True, text=True, timeout=COPYING, check=True
+        )
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr.strip().splitlines() or [f"status {error.returncode}"])[-1]
+        raise Unavailable(f"volume {name} cannot be filled: {said}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(
+            f"volume {name} is not copied within {COPYING:g} s, and engines wait no longer: make it without -o from=, "
+            f"and copy by a container that has both"
+        ) from error
 
 
 def _failed(pool: VolumePoolRecord, what: str, error: OSError) -> Unavailable:

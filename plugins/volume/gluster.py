@@ -12,17 +12,18 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
+from plugins.volume.ports import PoolHealth
 from qnet.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from qnet.schema import VolumePoolRecord
+from qnet.schema import Health, VolumePoolRecord
 
 # glustercli 0.8.6 asks for a module that Python 3.9 has dropped; this is its other name
 sys.modules.setdefault("xml.etree.cElementTree", xml.etree.ElementTree)
 
-from glustercli.cli import quota, utils, volume  # noqa: E402
+from glustercli.cli import heal, quota, utils, volume  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ PAUSE = (0.1, 0.4)  # seconds between two tries
 # what the command says while another one works on the volume
 BUSY = ("Another transaction", "Locking failed", "in progress", "Please try again")
 AWAY = ("Connection failed", "glusterd is not running", "Please check if gluster daemon is operational")
-WANTED = {"features.quota": "on", "features.quota-deem-statfs": "on"}
-TIMEOUTS = {"features.soft-timeout": "5", "features.hard-timeout": "0"}
+STATES = get_args(Health)  # from the best
+SOFT, HARD = "features.soft-timeout", "features.hard-timeout"
+WANTED = {"features.quota": "on", "features.quota-deem-statfs": "on", SOFT: "5", HARD: "0"}
 
 ResultT = TypeVar("ResultT")
 
@@ -54,23 +56,25 @@ class Quota:
     asked."""
 
     def __init__(self) -> None:
-        self._prepared: set[str] = set()
+        self._prepared: dict[str, bool] = {}  # by pool: whether it is strict
 
-    def prepare(self, pool: VolumePoolRecord) -> None:
-        """Switch quota on, have df show it, and look at it at once; says so in the log.
+    def prepare(self, pool: VolumePoolRecord, strict: bool) -> None:
+        """Switch quota on, have df show it, and usage looked at often; what it sets it says in the log. A pool that was
+        made strict stays so.
 
         Raises:
             NotFound: there is no such Gluster volume.
             Conflict: it is not started.
         """
-        if pool.name in self._prepared:
+        if pool.name in self._prepared and self._prepared[pool.name] >= strict:
             return
         has = self._options(pool)
-        for option, value in (WANTED | TIMEOUTS).items():
+        strict = strict or has.get(SOFT) == "0"
+        for option, value in (WANTED | ({SOFT: "0"} if strict else {})).items():
             if has.get(option) != value:
                 logger.info("pool %s: set %s to %s on Gluster volume %s", pool.name, option, value, pool.volume)
                 _ask(pool, partial(_set, pool.volume, option, value))
-        self._prepared.add(pool.name)
+        self._prepared[pool.name] = strict
 
     def limit(self, pool: VolumePoolRecord, path: str, size: int, inodes: int) -> None:
         """Set limits, or others in their place. Raises InvalidRequest: gluster refuses them."""
@@ -78,6 +82,19 @@ class Quota:
             _ask(pool, partial(quota.limit_usage, pool.volume, path, str(size)))
         if inodes:
             _ask(pool, partial(quota.limit_objects, pool.volume, path, str(inodes)))
+
+    def health(self, pool: VolumePoolRecord) -> PoolHealth:
+        """By the states that glustercli gives sets of replicas. Raises NotFound."""
+        found = _ask(pool, partial(volume.status_detail, pool.volume, group_subvols=True))
+        if not found:
+            raise NotFound(f"pool {pool.name}: there is no Gluster volume {pool.volume}")
+        entries = _ask(pool, partial(heal.info, pool.volume)) if found[0]["replica"] > 1 else []
+        sets = found[0]["subvols"]
+        bricks = [brick for each in sets for brick in each["bricks"]]
+        state = max((each["health"] for each in sets), key=STATES.index)
+        backlog = sum(int(entry["nr_entries"]) for entry in entries if entry["nr_entries"].isdigit())
+        up = sum(brick["online"] for brick in bricks)
+        return PoolHealth(state, len(bricks), up, backlog, _room(sets, "size_free"), _room(sets, "size_total"))
 
     def lift(self, pool: VolumePoolRecord, path: str) -> None:
         """Remove all limits; that there are none is no error."""
@@ -97,10 +114,16 @@ class Quota:
         return {entry["name"]: entry["value"] for entry in found[0]["options"]}
 
 
+def _room(sets: Iterable[Mapping[str, Any]], field: str) -> int:
+    """Bytes over all sets: of each what its fullest brick with data has."""
+    data = ([brick[field] for brick in one["bricks"] if brick["online"] and brick["type"] != "Arbiter"] for one in sets)
+    return sum(min(sizes, default=0) for sizes in data)
+
+
 def _set(name: str, option: str, value: str) -> None:
     if option == "features.quota":
         quota.enable(name)
-    elif option in TIMEOUTS:
+    elif option in (SOFT, HARD):
         utils.quota_execute([name, option.removeprefix("features."), value])
     else:
         volume.optset(name, {option: value})

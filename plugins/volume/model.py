@@ -82,6 +82,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     gid: int = 0
     retain: Retain = "trash"
     source: str = ""
+    strict: bool = False
 
 
 def _number(low: int, high: int) -> Callable[[str, str], int]:
@@ -106,6 +107,12 @@ def _retain(text: str, option: str) -> Retain:
     raise InvalidRequest(f"{option}={text[:32]}: what becomes of the data: {', '.join(get_args(Retain))}")
 
 
+def _flag(text: str, option: str) -> bool:
+    if text not in ("true", "false"):
+        raise InvalidRequest(f"{option}={text[:32]}: true or false")
+    return text == "true"
+
+
 def _pool(text: str, option: str) -> str:
     if not NAME.fullmatch(text):
         raise InvalidRequest(f"{option}={text[:32]!r} is no name of a pool (qnet volume pool ls)")
@@ -121,8 +128,10 @@ OPTIONS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "uid": ("uid", _number(0, MOST_ID)),
     "gid": ("gid", _number(0, MOST_ID)),
     "retain": ("retain", _retain),
+    "strict": ("strict", _flag),
     "from": ("source", lambda text, _: parse_name(text)),
 }
+OF_AN_EMPTY_ONE = ("mode", "uid", "gid")
 
 
 def parse_options(options: Options | None) -> Ask:
@@ -134,6 +143,9 @@ def parse_options(options: Options | None) -> Ask:
     unknown = sorted(set(options or ()) - set(OPTIONS))
     if unknown:
         raise InvalidRequest(f"-o {unknown[0][:32]}: no such option; there are: {', '.join(OPTIONS)}")
+    for name in OF_AN_EMPTY_ONE:
+        if name in (options or {}) and "from" in (options or {}):
+            raise InvalidRequest(f"-o {name} together with -o from: a copy has the permissions of what it is a copy of")
     parsed = {OPTIONS[name][0]: OPTIONS[name][1](text, f"-o {name}") for name, text in (options or {}).items()}
     return Ask(**parsed)
 

@@ -7,17 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from qnet.schema import VolumePoolRecord, VolumeRecord
+from qnet.schema import Health, VolumePoolRecord, VolumeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHealth:
+    """See `qnet.schema.HealthRecord`."""
+
+    state: Health
+    bricks: int
+    bricks_up: int
+    heal: int
+    free: int
+    total: int
 
 
 class Enforcer(Protocol):
     """What keeps a directory of a pool to its size (`plugins.volume.gluster.Quota`)."""
 
-    def prepare(self, pool: VolumePoolRecord) -> None:
-        """Give the pool what it needs, once."""
+    def prepare(self, pool: VolumePoolRecord, strict: bool) -> None:
+        """Give the pool what it needs, once. `strict`: from now on, limits are looked at before each write."""
 
     def limit(self, pool: VolumePoolRecord, path: str, size: int, inodes: int) -> None:
         """Hold a directory to so many bytes and inodes; 0: as it is."""
+
+    def health(self, pool: VolumePoolRecord) -> PoolHealth:
+        """How the pool is."""
 
     def lift(self, pool: VolumePoolRecord, path: str) -> None:
         """Hold a directory to nothing any more; before it is moved away."""
@@ -38,7 +53,12 @@ class Directories(Protocol):
         """Have a pool at hand on this host."""
 
     def make(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
-        """Make a volume's directories; what is there stays as it is."""
+        """Make a volume's directory, which is limited."""
+
+    def fill(
+        self, pool: VolumePoolRecord, volume: VolumeRecord, source: tuple[VolumePoolRecord, VolumeRecord] | None
+    ) -> None:
+        """Make what containers see, empty or with all that another volume has; if it is there it stays as it is."""
 
     def discard(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
         """Move a volume into the trash; one that is there already is no error."""
@@ -50,7 +70,10 @@ class Directories(Protocol):
         """Delete a volume that is in the trash."""
 
     def usage(self, pool: VolumePoolRecord, volume: VolumeRecord) -> Usage | None:
-        """What a volume has; None while the pool does not answer."""
+        """What a volume with a limit has; None while the pool does not answer, or without a limit."""
+
+    def measure(self, pool: VolumePoolRecord, volume: VolumeRecord) -> int:
+        """The bytes that a volume has, file by file: for those without a limit."""
 
 
 class Mounts(Protocol):

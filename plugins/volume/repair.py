@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 
 from plugins.volume.directories import place
 from plugins.volume.model import Held
@@ -21,6 +23,8 @@ from qnet.sightings import Sightings
 
 logger = logging.getLogger(__name__)
 
+HEALTH = timedelta(seconds=30)  # how old what is known of a pool may be
+CHANCE = 0.3  # that a host looks when it could
 PATIENCE = 0.3  # seconds that a stop waits
 
 
@@ -69,7 +73,7 @@ class Repair:
 
     def once(self) -> None:
         """Compare once; what fails keeps nothing else from being put right."""
-        for step in (self._repository.follow, self._clients, self._users, self._pools, self._trash):
+        for step in (self._repository.follow, self._clients, self._users, self._pools, self._trash, self._health):
             try:
                 step()
             except Unavailable as error:
@@ -122,6 +126,21 @@ class Repair:
                 self._directories.open(pool)
             except QnetError as error:
                 logger.warning("%s", error)
+
+    def _health(self) -> None:
+        """One host a minute looks at each pool; which one is left to chance, so that not all of them queue for it."""
+        for pool in self._repository.pools():
+            if self._looked_at(pool.name) or random.random() > CHANCE:  # noqa: S311
+                continue
+            try:
+                self._service.look(pool, partial(self._looked_at, pool.name))
+            except QnetError as error:
+                logger.warning("health of pool %s: %s", pool.name, error)
+
+    def _looked_at(self, pool: str) -> bool:
+        found = self._repository.health(pool)
+        age = datetime.fromisoformat(self._now()) - datetime.fromisoformat(found.at) if found else None
+        return age is not None and age < HEALTH
 
     def _trash(self) -> None:
         now = datetime.fromisoformat(self._now())

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TypeVar
 
 import msgspec
 
+from plugins.volume.ports import PoolHealth
 from qnet import schema
-from qnet.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from qnet.schema import MountRecord, TrashRecord, VolumePoolRecord, VolumeRecord
-from qnet.store.base import Delete, KeyValue, Put, Store, Txn, absent, nothing_below, unchanged
+from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, Unavailable
+from qnet.schema import HealthRecord, MountRecord, TenantRecord, TrashRecord, VolumePoolRecord, VolumeRecord
+from qnet.store.base import (
+    Compare,
+    Delete,
+    KeyValue,
+    Put,
+    Store,
+    Txn,
+    absent,
+    none_newer,
+    nothing_below,
+    unchanged,
+)
 from qnet.store.cache import PrefixCache
+from qnet.tenants import exists
 
 ATTEMPTS = 20
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
@@ -27,15 +41,16 @@ class Repository:
         self._volumes = PrefixCache(store, schema.VOLUMES)
         self._mounts = PrefixCache(store, schema.VOLUME_MOUNTS)
         self._pools = PrefixCache(store, schema.VOLUME_POOLS)
+        self._health = PrefixCache(store, schema.VOLUME_HEALTH)
 
     def follow(self) -> None:
         """Begin to follow the store, unless that has been done."""
-        for cache in (self._volumes, self._mounts, self._pools):
+        for cache in (self._volumes, self._mounts, self._pools, self._health):
             cache.start()
 
     def close(self) -> None:
         """Stop following."""
-        for cache in (self._volumes, self._mounts, self._pools):
+        for cache in (self._volumes, self._mounts, self._pools, self._health):
             cache.close()
 
     # -- volumes ---------------------------------------------------------------------------------------------
@@ -61,21 +76,58 @@ class Repository:
             found = tuple(kv for _, kv in self._volumes.items())
         return sorted((schema.decode(kv.value, VolumeRecord, kv.key) for kv in found), key=lambda one: one.name)
 
-    def add(self, record: VolumeRecord) -> bool:
-        """Write a new volume down; false: there is one of that name."""
-        key = schema.volume_key(record.name)
-        return self._store.txn(Txn((absent(key),), (Put(key, schema.encode(record)),))).succeeded
+    def add(self, record: VolumeRecord, tenant: TenantRecord) -> bool:
+        """Write a new volume down; false: there is one of that name.
 
-    def change(self, before: VolumeRecord, **fields: object) -> VolumeRecord:
-        """Change a volume. Raises NotFound: it is gone, or another of that name is there."""
+        Raises:
+            InvalidRequest, Exhausted: its tenant may not have it.
+            Conflict: the tenant is gone, or others of its volumes kept changing.
+        """
+        key = schema.volume_key(record.name)
+        for _ in range(ATTEMPTS):
+            fits = self._fits(record, tenant)
+            ops = (Put(key, schema.encode(record)), _sized(record))
+            if self._store.txn(Txn((absent(key), *exists(tenant.name), *fits), ops)).succeeded:
+                return True
+            if self._store.get(key) is not None:
+                return False
+        raise Conflict(f"volume {record.name}: others of tenant {tenant.name} kept changing; try again")
+
+    def resize(self, before: VolumeRecord, size: int, tenant: TenantRecord) -> VolumeRecord:
+        """Write another size down; the volume is to be made ready. Raises as `change`, InvalidRequest, Exhausted."""
+        wanted = msgspec.structs.replace(before, size=size)
+        return self.change(before, lambda: self._fits(wanted, tenant), size=size, ready=False)
+
+    def _fits(self, record: VolumeRecord, tenant: TenantRecord) -> tuple[Compare, ...]:
+        """What must hold so that a volume of that size is within its tenant's limit."""
+        if not tenant.max_volumes:
+            return ()
+        if not record.size:
+            raise InvalidRequest(f"tenant {tenant.name} has a limit for its volumes: give volume {record.name} a size")
+        prefix, mine = schema.volume_size_key(tenant.name), _sized(record).key
+        found = self._store.range(prefix)
+        has = sum(int(kv.value) for kv in found.kvs if kv.key != mine)
+        if has + record.size > tenant.max_volumes:
+            raise Exhausted(
+                f"tenant {tenant.name} has volumes of {has:,} of {tenant.max_volumes:,} bytes: remove or shrink some, "
+                f"or raise its limit: qnet tenant set {tenant.name} --volumes SIZE"
+            )
+        return (none_newer(prefix, found.revision),)
+
+    def change(
+        self, before: VolumeRecord, compares: Callable[[], tuple[Compare, ...]] = tuple, **fields: object
+    ) -> VolumeRecord:
+        """Change a volume, if `compares` hold too. Raises NotFound: it is gone, or another of that name is there."""
         key = schema.volume_key(before.name)
         for _ in range(ATTEMPTS):
+            besides = compares()
             kv = self._store.get(key)
             found = _one(kv, VolumeRecord)
             if kv is None or found is None or found.id != before.id:
                 raise NotFound(f"volume {before.name} was removed meanwhile")
             made = msgspec.structs.replace(found, **fields)
-            if self._store.txn(Txn((unchanged(kv),), (Put(key, schema.encode(made)),))).succeeded:
+            ops = (Put(key, schema.encode(made)), *(() if made.size == found.size else (_sized(made),)))
+            if self._store.txn(Txn((unchanged(kv), *besides), ops)).succeeded:
                 return made
         raise Conflict(f"volume {before.name}: others changed it {ATTEMPTS} times in a row; try again")
 
@@ -94,7 +146,8 @@ class Repository:
                 raise NotFound(f"there is no volume {name}")
             trash = TrashRecord(volume=record, removed=self._now(), expires=expires(record))
             put = Put(schema.volume_trash_key(record.id), schema.encode(trash))
-            if self._store.txn(Txn((unchanged(kv), nothing_below(mounts)), (Delete(key), put))).succeeded:
+            ops = (Delete(key), Delete(_sized(record).key), put)
+            if self._store.txn(Txn((unchanged(kv), nothing_below(mounts)), ops)).succeeded:
                 return trash
             holders = [_one(each, MountRecord) for each in self._store.range(mounts).kvs]
             if holders:
@@ -108,14 +161,20 @@ class Repository:
         found = (schema.decode(kv.value, TrashRecord, kv.key) for kv in self._store.range(schema.VOLUME_TRASH).kvs)
         return sorted(found, key=lambda one: one.removed, reverse=True)
 
-    def undelete(self, trash: TrashRecord) -> VolumeRecord:
-        """Take a volume out of the trash; it is to be made ready. Raises Conflict: its name is taken, or it is gone."""
+    def undelete(self, trash: TrashRecord, tenant: TenantRecord) -> VolumeRecord:
+        """Take a volume out of the trash; it is to be made ready.
+
+        Raises:
+            Conflict: its name is taken, or it is gone.
+            InvalidRequest, Exhausted: its tenant may not have it.
+        """
         made = msgspec.structs.replace(trash.volume, ready=False, restored=True)
         key, where = schema.volume_key(made.name), schema.volume_trash_key(made.id)
         kv = self._store.get(where)
         if kv is not None:
-            done = self._store.txn(Txn((absent(key), unchanged(kv)), (Put(key, schema.encode(made)), Delete(where))))
-            if done.succeeded:
+            compares = (absent(key), unchanged(kv), *exists(tenant.name), *self._fits(made, tenant))
+            ops = (Put(key, schema.encode(made)), _sized(made), Delete(where))
+            if self._store.txn(Txn(compares, ops)).succeeded:
                 return made
         raise Conflict(f"volume {made.name} cannot be undeleted: there is one of that name, or it was purged meanwhile")
 
@@ -193,6 +252,19 @@ class Repository:
         if len(pools) != 1:
             raise InvalidRequest(f"which pool? Give -o pool=NAME; there are: {there}")
         return next(iter(pools.values()))
+
+    def health(self, pool: str) -> HealthRecord | None:
+        """How a pool was when somebody looked last."""
+        return _one(self._health.get(pool), HealthRecord)
+
+    def note_health(self, pool: str, found: PoolHealth) -> None:
+        """How a pool is."""
+        record = HealthRecord(at=self._now(), host=self._host, **asdict(found))
+        self._store.put(schema.volume_health_key(pool), schema.encode(record))
+
+
+def _sized(record: VolumeRecord) -> Put:
+    return Put(schema.volume_size_key(record.tenant, record.name), str(record.size).encode())
 
 
 def _one(kv: KeyValue | None, kind: type[RecordT]) -> RecordT | None:

@@ -24,7 +24,7 @@ from plugins.volume.ports import Directories, Enforcer, Mounts, Usage
 from plugins.volume.repository import Repository
 from qnet.errors import InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.folder import Folder
-from qnet.schema import MountRecord, TenantRecord, TrashRecord, VolumePoolRecord, VolumeRecord
+from qnet.schema import HealthRecord, MountRecord, TenantRecord, TrashRecord, VolumePoolRecord, VolumeRecord
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Shown:
 
     record: VolumeRecord
     usage: Usage | None
+    health: HealthRecord | None
     mounts: tuple[MountRecord, ...]
     target: str
 
@@ -80,11 +81,15 @@ class Service:
         ask = parse_options(options)
         found = self._repository.find(parse_name(name))
         if found is None:
-            self._tenant(ask.tenant)
+            owner = self._tenant(ask.tenant)
             pool = self._repository.pool(ask.pool)
             fields = {field: getattr(ask, field) for field in ask.__struct_fields__} | {"pool": pool.name}
+            if ask.source:
+                source = self._source(ask.source, ask.tenant)
+                self._check_room(source, ask.size)
+                fields["source_id"] = source.id
             record = VolumeRecord(name=name, id=secrets.token_hex(8), since=self._now(), **fields)
-            found = record if self._repository.add(record) else self._repository.get(name)
+            found = record if self._repository.add(record, owner) else self._repository.get(name)
             if found is record:
                 self._make_or_undo(record)
                 return
@@ -146,6 +151,13 @@ class Service:
         """All volumes, without what they have. Raises Unavailable."""
         return [self._shown(record, ()) for record in self._repository.shown()]
 
+    def mounted(self) -> list[Shown]:
+        """The volumes that this host has. Raises Unavailable."""
+        mine = {held.id for held in self._held.all()}
+        records = [record for record in self._repository.shown() if record.id in mine] if mine else []
+        pools = self._repository.pools() if mine else []
+        return [self._shown(record, pools) for record in records]
+
     # -- the operator's --------------------------------------------------------------------------------------
 
     def resize(self, name: str, size: int) -> VolumeRecord:
@@ -156,14 +168,8 @@ class Service:
             NotFound, Unavailable
         """
         volume = self._ready(parse_name(name))
-        usage = self._usage(volume, self._repository.pools())
-        if usage is None:
-            raise Unavailable(f"pool {volume.pool} does not answer: it is not known how much volume {name} has")
-        if usage.used > size:
-            raise InvalidRequest(
-                f"volume {name} has {usage.used:,} bytes, more than {show_size(size)}: remove files, or choose more"
-            )
-        return self._make(self._repository.change(volume, size=size, ready=False))
+        self._check_room(volume, size)
+        return self._make(self._repository.resize(volume, size, self._tenant(volume.tenant)))
 
     def undelete(self, name: str) -> VolumeRecord:
         """Take the volume of that name that was removed last out of the trash.
@@ -174,7 +180,7 @@ class Service:
         parse_name(name)
         for trash in self._repository.trash():
             if trash.volume.name == name:
-                return self._make(self._repository.undelete(trash))
+                return self._make(self._repository.undelete(trash, self._tenant(trash.volume.tenant)))
         raise NotFound(f"there is no volume {name} in the trash")
 
     # -- shared with `repair` ---------------------------------------------------------------------------------
@@ -204,6 +210,12 @@ class Service:
         self._directories.purge(self._repository.pool(trash.volume.pool), trash.volume)
         self._repository.forget(trash)
 
+    def look(self, pool: VolumePoolRecord, younger: Callable[[], bool]) -> None:
+        """Note how a pool is, unless another host did while this one waited. Raises NotFound, Unavailable."""
+        with self._pool_locks.hold(pool.name):
+            if not younger():
+                self._repository.note_health(pool.name, self._enforcer.health(pool))
+
     def _ready(self, name: str) -> VolumeRecord:
         found = self._repository.get(name)
         return found if found.ready else self._make(found)
@@ -223,12 +235,38 @@ class Service:
         """Make what a record says: again, where that broke off."""
         pool = self._repository.pool(record.pool)
         with self._pool_locks.hold(pool.name):
-            self._enforcer.prepare(pool)
+            self._enforcer.prepare(pool, record.strict)
             if record.restored:
                 self._directories.restore(pool, record)
             self._directories.make(pool, record)
             self._enforcer.limit(pool, place(record), record.size, record.inodes)
-            return self._repository.change(record, ready=True, restored=False)
+        source = None
+        if record.source_id:
+            found = self._source(record.source, record.tenant)
+            if found.id != record.source_id:
+                raise NotFound(f"volume {record.source}, which {record.name} was to be a copy of, was removed")
+            source = self._repository.pool(found.pool), found
+        self._directories.fill(pool, record, source)  # without the lock: a copy takes its time
+        return self._repository.change(record, ready=True, restored=False, source_id="")
+
+    def _check_room(self, volume: VolumeRecord, size: int) -> None:
+        """Whether what a volume has fits into a size. Raises InvalidRequest, Unavailable."""
+        if not size:
+            return
+        usage = self._usage(volume, self._repository.pools())
+        if usage is None and volume.size:
+            raise Unavailable(f"pool {volume.pool} does not answer: it is not known how much volume {volume.name} has")
+        used = usage.used if usage else self._directories.measure(self._repository.pool(volume.pool), volume)
+        if used > size:
+            raise InvalidRequest(
+                f"volume {volume.name} has {used:,} bytes, more than {show_size(size)}: remove files, or choose more"
+            )
+
+    def _source(self, name: str, tenant: str) -> VolumeRecord:
+        found = self._repository.find(name)
+        if found is None or found.tenant != tenant or not found.ready:
+            raise NotFound(f"-o from={name}: tenant {tenant} has no such volume")
+        return found
 
     def _release(self, held: Held) -> None:
         """Unmount a volume that nobody on this host has any more; what fails is tried again by `repair`."""
@@ -250,7 +288,7 @@ class Service:
     def _shown(self, record: VolumeRecord, pools: list[VolumePoolRecord] | tuple[()]) -> Shown:
         target = str(self.target(record.id) / DATA) if self._held.get(record.id) else ""
         mounts = tuple(mount for _, mount in self._repository.mounted(record.name))
-        return Shown(record, self._usage(record, pools), mounts, target)
+        return Shown(record, self._usage(record, pools), self._repository.health(record.pool), mounts, target)
 
     def _usage(self, record: VolumeRecord, pools: list[VolumePoolRecord] | tuple[()]) -> Usage | None:
         return next((self._directories.usage(pool, record) for pool in pools if pool.name == record.pool), None)

@@ -17,6 +17,7 @@ from tests.lab.cluster import Lab
 from tests.lab.commands import Result, wait_for
 from tests.lab.host import Host
 from tests.lab.storage import VOLUME
+from tests.lab.unixhttp import call
 
 pytestmark = pytest.mark.kernel
 MOUNTS = "/var/lib/qnet/mounts"
@@ -24,7 +25,7 @@ WRITER = """
 i=0
 while true; do
     i=$((i + 1))
-    echo $i >>/data/log && sync -f /data/log 2>/dev/null && echo $i >/tmp/said
+    echo $i >>/data/log && sync -f /data/log 2>/dev/null && echo $i >/tmp/next && mv /tmp/next /tmp/said
 done
 """
 
@@ -69,7 +70,7 @@ def _ids(host: Host, *words: str) -> list[str]:
 def _leaks(lab: Lab) -> list[str]:
     """Mounts, records, files and directories that no volume needs."""
     records = kit.records(lab, "/qnet/v1/volume")
-    found = [key for key in records if "/volumes/" in key or "/volume-mounts/" in key or "/volume-locks/" in key]
+    found = [key for key in records if "/volumes/" in key or "/volume-mounts/" in key]
     for host in lab.hosts:
         found += [f"{host.name}: {point}" for point in mounts(host)]
         found += [f"{host.name}: {path}" for path in (host.node.disk / "private/var/lib/qnet/volumes").glob("*")]
@@ -89,8 +90,11 @@ def mounts(host: Host) -> dict[str, str]:
     return {point: host.exec("pgrep", "-f", f"glusterfs .* {point}$", check=False).stdout.strip() for point in ours}
 
 
+CREATE = ("volume", "create", "-d", "sharedfs")
+
+
 def create(host: Host, name: str = "data", *options: str) -> None:
-    host.docker("volume", "create", "-d", "sharedfs", *(word for one in options for word in ("-o", one)), name)
+    host.docker(*CREATE, *(word for one in options for word in ("-o", one)), name)
 
 
 def start(host: Host, name: str, command: str = "sleep 1d", volume: str = "data", *options: str) -> None:
@@ -201,6 +205,50 @@ def test_bad_input_makes_nothing(stored: Lab, hosts: list[Host], name: str, opti
     assert list(kit.records(stored, "/qnet/v1/volumes/")) == []
 
 
+def test_a_copy_is_equal_and_goes_on_alone(hosts: list[Host]) -> None:
+    create(hosts[0])
+    fill = "mkdir /data/d; dd if=/dev/urandom of=/data/d/bytes bs=64k count=20 2>/dev/null; ln -s d/bytes /data/link; "
+    once(hosts[0], f"{fill} chmod 0640 /data/d/bytes; chown 7:8 /data/d/bytes; chmod 0750 /data")
+    create(hosts[1], "copy", "from=data", "size=50M")
+    look = "cd /data; md5sum d/bytes; stat -c '%a %u %g %Y %n' . d d/bytes; readlink link"
+    assert once(hosts[2], look, "copy").stdout == once(hosts[0], look, "data").stdout
+    once(hosts[1], "rm -r /data/d", "copy")
+    hosts[0].docker("volume", "rm", "copy")
+    assert once(hosts[2], "ls /data/d").stdout == "bytes\n"
+    assert "bytes, more than 1M" in kit.refused(hosts[0], *CREATE, "-o", "from=data", "-o", "size=1M", "small")
+    assert _ids(hosts[0], "volume", "ls", "-q") == ["data"]
+
+
+def test_a_tenant_has_a_limit_for_all_of_its_volumes(hosts: list[Host]) -> None:
+    kit.qnet(hosts[0], "tenant", "create", "shop", "--untagged", check=False)
+    kit.qnet(hosts[0], "tenant", "set", "shop", "--volumes", "30M")
+    create(hosts[0], "a", "tenant=shop", "size=20M")
+    refusal = kit.refused(hosts[1], *CREATE, "-o", "tenant=shop", "-o", "size=20M", "b")
+    assert "tenant shop has volumes of 20,971,520 of 31,457,280 bytes" in refusal
+    assert (
+        "tenant shop cannot be removed while it has volume a"
+        in kit.qnet(hosts[0], "tenant", "rm", "shop", "--yes", check=False).stderr
+    )
+    kit.qnet(hosts[0], "tenant", "set", "shop", "--volumes", "0")
+
+
+def test_files_are_counted_too(hosts: list[Host]) -> None:
+    create(hosts[0], "data", "inodes=20")
+    start(hosts[0], "aa")
+    more = ("exec", "aa", "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do touch /data/$RANDOM$RANDOM$i || exit 1; done")
+    wait_for("the limit", lambda: hosts[0].docker(*more, check=False).returncode != 0, 30, 0.5)
+    assert int(hosts[0].docker("exec", "aa", "sh", "-c", "ls /data | wc -l").stdout) < 200
+
+
+def test_how_a_pool_is_can_be_seen_everywhere(hosts: list[Host]) -> None:
+    create(hosts[0])
+    for host in hosts:
+        wait_for("health", lambda host=host: status(host).get("Health") == "up", 60, 0.5)  # type: ignore[misc]
+        assert status(host)["Bricks"] == "6 of 6 up"
+    _, told = call(hosts[0].node.volume_socket, "GET", "/metrics")
+    assert 'qnet_volume_pool_bricks_up{pool="main"} 6.0' in told
+
+
 def test_many_creates_at_once_all_succeed(hosts: list[Host]) -> None:
     names = [f"v{number}" for number in range(12)]
     kit.at_once(lambda name: create(hosts[int(name[1:]) % 2], name, "size=10M"), names)
@@ -291,3 +339,14 @@ def _healed(host: Host) -> bool:
     said = host.storage.gluster("volume", "heal", VOLUME, "info", check=False).stdout
     counts = [line.rpartition(" ")[2] for line in said.splitlines() if line.startswith("Number of entries")]
     return bool(counts) and set(counts) == {"0"}
+
+
+def test_a_strict_volume_ends_where_it_should(hosts: list[Host]) -> None:
+    """The last: it makes its pool strict, which is slower."""
+    create(hosts[0], "data", "size=50M", "strict=true")
+    start(hosts[1], "aa")
+    assert "quota exceeded" in kit.refused(
+        hosts[1], "exec", "aa", "dd", "if=/dev/zero", "of=/data/big", "bs=1M", "count=200"
+    )
+    size = int(hosts[1].docker("exec", "aa", "stat", "-c", "%s", "/data/big").stdout)
+    assert size <= 52 << 20

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from plugins.network import meter
+from plugins.volume import meter as volume_meter
 from qnet import errors, metrics
 from qnet.settings import Settings
 
@@ -35,6 +36,11 @@ def test_every_metric_is_in_the_reference() -> None:
 def test_every_metric_of_traffic_is_in_the_reference() -> None:
     for name in (*map(meter.TRAFFIC.format, meter.LABELS), meter.LIMIT):
         assert f"`{name}" in REFERENCE
+
+
+def test_every_metric_of_volumes_is_in_the_reference() -> None:
+    for name in volume_meter.METRICS:
+        assert f"`{name}`" in REFERENCE
 
 
 def test_every_kind_of_error_is_in_the_reference() -> None:

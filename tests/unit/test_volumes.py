@@ -15,16 +15,17 @@ import pytest
 from plugins.volume import model
 from plugins.volume.directories import place
 from plugins.volume.lock import PoolLocks
+from plugins.volume.meter import METRICS, Meter
 from plugins.volume.model import Held
-from plugins.volume.ports import Usage
+from plugins.volume.ports import PoolHealth, Usage
 from plugins.volume.repair import Repair
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
 from qnet import schema
 from qnet.engine import EngineContainer
-from qnet.errors import Conflict, InvalidRequest, NotFound, QnetError, Unavailable
+from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.folder import Folder
-from qnet.schema import VolumePoolRecord, VolumeRecord
+from qnet.schema import TenantRecord, VolumePoolRecord, VolumeRecord
 from qnet.sightings import Sightings
 from qnet.store.base import Put, Txn
 from qnet.store.memory import MemoryStore
@@ -39,6 +40,8 @@ class Pool:
 
     def __init__(self) -> None:
         self.homes: dict[str, int] = {}
+        self.filled: set[str] = set()
+        self.strict = False
         self.trash: dict[str, int] = {}
         self.limits: dict[str, tuple[int, int]] = {}
         self.steps: list[str] = []
@@ -51,13 +54,18 @@ class Pool:
             fails, self.fails = self.fails, None
             raise fails
 
-    def prepare(self, pool: VolumePoolRecord) -> None:
+    def prepare(self, pool: VolumePoolRecord, strict: bool) -> None:
         self._step("prepare")
+        self.strict = self.strict or strict
 
     def limit(self, pool: VolumePoolRecord, path: str, size: int, inodes: int) -> None:
         self._step("limit")
         assert path.rpartition("/")[2] in self.homes
         self.limits[path] = (size, inodes)
+
+    def health(self, pool: VolumePoolRecord) -> PoolHealth:
+        self._step("health")
+        return PoolHealth("partial", 6, 5, 3, 10 * GIB, 20 * GIB)
 
     def lift(self, pool: VolumePoolRecord, path: str) -> None:
         self._step("lift")
@@ -69,6 +77,13 @@ class Pool:
     def make(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
         self._step("make")
         self.homes.setdefault(volume.id, 0)
+
+    def fill(self, pool: VolumePoolRecord, volume: VolumeRecord, source: Any) -> None:
+        self._step("fill")
+        assert place(volume) in self.limits or not volume.size
+        if source and volume.id not in self.filled:
+            self.homes[volume.id] = self.homes[source[1].id]
+        self.filled.add(volume.id)
 
     def discard(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
         self._step("discard")
@@ -86,7 +101,11 @@ class Pool:
         self.trash.pop(volume.id, None)
 
     def usage(self, pool: VolumePoolRecord, volume: VolumeRecord) -> Usage | None:
-        return Usage(self.homes[volume.id], self.limits[place(volume)][0]) if self.answers else None
+        known = self.answers and volume.size
+        return Usage(self.homes[volume.id], self.limits[place(volume)][0]) if known else None
+
+    def measure(self, pool: VolumePoolRecord, volume: VolumeRecord) -> int:
+        return self.homes[volume.id]
 
 
 class Mounts:
@@ -195,7 +214,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.store, self.pool, self.clock = MemoryStore(), Pool(), Clock()
         self.store.put(schema.volume_pool_key("main"), schema.encode(POOL))
-        Tenants(self.store, self.clock.now).create("shop", Change(vlan=100))
+        self.tenants = Tenants(self.store, self.clock.now)
+        self.tenants.create("shop", Change(vlan=100))
         self.one, self.two = (Host(name, self.store, self.pool, folder, self.clock) for name in ("host1", "host2"))
 
     def volume(self, name: str = "data") -> VolumeRecord:
@@ -286,15 +306,21 @@ def test_names_that_engines_let_through_are_refused(world: World, name: str) -> 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"sise": "1G"}, "-o sise: no such option; there are: size, inodes, tenant, pool, mode, uid, gid, retain"),
+        (
+            {"sise": "1G"},
+            "-o sise: no such option; there are: size, inodes, tenant, pool, mode, uid, gid, retain,",
+        ),
         ({"size": "-1"}, "-o size=-1: a size"),
         ({"inodes": "0"}, "-o inodes=0: a number from 1"),
         ({"mode": "999"}, "-o mode=999: permissions"),
         ({"uid": "-1"}, "-o uid=-1: a number"),
+        ({"strict": "yes"}, "-o strict=yes: true or false"),
         ({"retain": "ever"}, "-o retain=ever: what becomes of the data: delete, trash, keep"),
         ({"tenant": "No"}, "'No' is no tenant"),
         ({"tenant": "nobody"}, "nobody"),
         ({"pool": "other"}, "there is no pool other; there are: main"),
+        ({"from": "none"}, "-o from=none: tenant default has no such volume"),
+        ({"from": "a", "uid": "5"}, "-o uid together with -o from: a copy has the permissions"),
     ],
 )
 def test_options_that_make_no_sense_make_nothing(world: World, options: dict[str, str], says: str) -> None:
@@ -327,7 +353,7 @@ def test_a_create_is_repeated_without_harm_and_names_what_differs(world: World) 
     assert len(world.pool.homes) == 1
 
 
-@pytest.mark.parametrize("step", ["prepare", "make", "limit"])
+@pytest.mark.parametrize("step", ["prepare", "make", "limit", "fill"])
 def test_a_create_that_fails_leaves_nothing(world: World, step: str) -> None:
     real = getattr(world.pool, step)
 
@@ -348,10 +374,56 @@ def test_a_create_that_fails_leaves_nothing(world: World, step: str) -> None:
 
 def test_a_create_that_a_crash_cut_off_is_finished_by_who_asks(world: World) -> None:
     record = VolumeRecord(name="data", id="abc", tenant="default", pool="main", since="", size=GIB)
-    assert world.one.repository.add(record)
+    assert world.one.repository.add(record, TenantRecord(name="default", since=""))
     world.two.service.mount("data", "m1")
     assert world.volume().ready
     assert world.pool.limits == {place(record): (GIB, 0)}
+
+
+def test_a_volume_without_a_limit_gets_none_below_what_it_has(world: World) -> None:
+    world.one.service.create("data", {})
+    world.pool.homes[world.volume().id] = 3 << 20
+    assert world.one.service.inspect("data").usage is None
+    with pytest.raises(InvalidRequest, match="has 3,145,728 bytes, more than 2M"):
+        world.one.service.resize("data", 2 << 20)
+    assert world.one.service.resize("data", 4 << 20).size == 4 << 20
+
+
+def test_one_strict_volume_makes_its_pool_strict(world: World) -> None:
+    world.one.service.create("data", {"size": "1G"})
+    assert not world.pool.strict
+    world.two.service.create("exact", {"size": "1G", "strict": "true"})
+    assert world.pool.strict
+    with pytest.raises(Conflict, match="volume exact exists with strict=True, not false"):
+        world.two.service.create("exact", {"strict": "false"})
+
+
+def test_a_copy_goes_on_by_itself(world: World) -> None:
+    world.one.service.create("data", {"size": "1G"})
+    world.pool.homes[world.volume().id] = 77
+    with pytest.raises(NotFound, match="-o from=data: tenant shop has no such volume"):
+        world.two.service.create("copy", {"from": "data", "tenant": "shop"})
+    world.pool.homes[world.volume().id] = 2 << 20
+    with pytest.raises(InvalidRequest, match="volume data has 2,097,152 bytes, more than 1M"):
+        world.two.service.create("copy", {"from": "data", "size": "1M"})
+    world.pool.homes[world.volume().id] = 77
+    world.two.service.create("copy", {"from": "data", "size": "2G"})
+    copy = world.volume("copy")
+    assert (world.pool.homes[copy.id], copy.source, copy.source_id) == (77, "data", "")
+    world.one.service.create("copy", {"from": "data"})
+    world.one.service.remove("data")
+    assert world.one.service.resize("copy", 3 * GIB).ready
+    assert world.pool.homes[copy.id] == 77
+
+
+def test_a_copy_of_what_was_removed_meanwhile_is_none(world: World) -> None:
+    world.one.service.create("data", {})
+    cut = VolumeRecord(
+        name="copy", id="abc", tenant="default", pool="main", since="", source="data", source_id="another"
+    )
+    assert world.one.repository.add(cut, TenantRecord(name="default", since=""))
+    with pytest.raises(NotFound, match="volume data, which copy was to be a copy of, was removed"):
+        world.two.service.mount("copy", "m1")
 
 
 def test_a_lock_of_a_host_that_died_is_waited_for(world: World) -> None:
@@ -380,6 +452,54 @@ def test_a_resize_goes_both_ways_but_not_below_what_is_there(world: World) -> No
     with pytest.raises(Unavailable, match="does not answer"):
         world.one.service.resize("data", GIB)
     assert world.volume().size == 4 << 20
+
+
+def test_a_tenants_volumes_fit_its_limit_together(world: World) -> None:
+    world.tenants.change("shop", Change(max_volumes=10 << 20))
+    with pytest.raises(InvalidRequest, match="tenant shop has a limit for its volumes: give volume a a size"):
+        world.one.service.create("a", {"tenant": "shop"})
+    world.one.service.create("a", {"tenant": "shop", "size": "6M"})
+    world.one.service.create("other", {"size": "1G"})
+    for refused in (
+        lambda: world.two.service.create("b", {"tenant": "shop", "size": "5M"}),
+        lambda: world.two.service.resize("a", 11 << 20),
+    ):
+        with pytest.raises(Exhausted, match="tenant shop has volumes of"):
+            refused()
+    world.two.service.resize("a", 10 << 20)
+    world.two.service.resize("a", 2 << 20)
+    world.two.service.create("b", {"tenant": "shop", "size": "8M"})
+    world.one.service.remove("b")
+    world.one.service.create("c", {"tenant": "shop", "size": "8M"})
+    with pytest.raises(Exhausted):
+        world.one.service.undelete("b")
+
+
+def test_hosts_that_create_at_once_do_not_go_beyond_it_together(world: World) -> None:
+    world.tenants.change("shop", Change(max_volumes=5 << 20))
+
+    def create(number: int) -> bool:
+        try:
+            (world.one, world.two)[number % 2].service.create(f"v{number}", {"tenant": "shop", "size": "1M"})
+        except Exhausted:
+            return False
+        return True
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sum(pool.map(create, range(12))) == 5
+    assert sum(one.size for one in world.one.repository.shown()) == 5 << 20
+
+
+def test_a_tenant_with_volumes_stays(world: World) -> None:
+    world.one.service.create("data", {"tenant": "shop"})
+    for change in (lambda: world.tenants.remove("shop"), lambda: world.tenants.rename("shop", "store")):
+        with pytest.raises(Conflict, match="while it has volume data"):
+            change()
+    world.tenants.change("shop", Change(vlan=200))  # what its frames carry is nothing to its volumes
+    world.one.service.remove("data")
+    world.tenants.remove("shop")
+    with pytest.raises(NotFound, match="tenant shop does not exist"):
+        world.one.service.undelete("data")
 
 
 # -- mounts --------------------------------------------------------------------------------------------------
@@ -521,6 +641,31 @@ def test_who_is_about_to_clear_the_trash_leaves_what_was_undeleted(world: World)
 def test_nothing_comes_back_that_was_not_removed(world: World) -> None:
     with pytest.raises(NotFound, match="no volume data in the trash"):
         world.one.service.undelete("data")
+
+
+def test_one_host_looks_how_a_pool_is_and_all_tell(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.volume.repair.CHANCE", 1.0)
+    world.one.service.create("data", {"size": "1G"})
+    world.one.service.mount("data", "a")
+    world.pool.homes[world.volume().id] = 5
+    world.clock.passed += 100
+    for host in (world.one, world.two):
+        host.repair.once()
+        world.heard(host, lambda host=host: host.repository.health("main") is not None)  # type: ignore[misc]
+    assert world.pool.steps.count("health") == 1
+    health = world.two.service.inspect("data").health
+    assert health is not None
+    assert (health.host, health.state, health.bricks_up) == ("host1", "partial", 5)
+    told = {
+        sample.name: sample.value
+        for m in Meter(world.one.repository, world.one.service).collect()
+        for sample in m.samples
+    }
+    assert list(told) == list(METRICS)
+    assert list(told.values()) == [5, GIB, 6, 5, 3, 10 * GIB, 20 * GIB]
+    world.clock.passed += 100
+    world.two.repair.once()
+    assert world.pool.steps.count("health") == 2
 
 
 def test_without_the_store_what_was_known_is_shown(world: World) -> None:
