@@ -86,8 +86,11 @@ def _common(guard: Guard, addresses: Iterable[IPAddress]) -> Iterator[str]:
     that, so it is decided and counted first. All that follows would let it pass."""
     count = _count(guard, "sent", "internal")
     for address in addresses:
-        ip, protocol = ("ip", "protocol") if address.version == 4 else ("ip6", "nexthdr")
-        own = f"meta pkttype other ether saddr {guard.mac} ether type {ip} {ip} {protocol} tcp {ip} saddr {address}"
+        ip, protocol, kind = ("ip", "protocol", "0800") if address.version == 4 else ("ip6", "nexthdr", "86dd")
+        # source and type of the frame in one; nft would list a type by its word as understood, and lose it when that is
+        # loaded again: then tagged frames would pass
+        frame = f"@ll,48,64 0x{guard.mac.replace(':', '')}{kind}"
+        own = f"meta pkttype other {frame} {ip} {protocol} tcp {ip} saddr {address}"
         yield from (f"{own} {ip} daddr {net} {count}" for net in _near(guard) if address in net)
 
 

@@ -77,6 +77,11 @@ def listed(host: Host, device: str) -> str:
     return host.exec("nft", "list", "chain", "netdev", "qnet", device, check=False).stdout
 
 
+def device_of(one: Box) -> str:
+    """The host's end of a container's link."""
+    return next(name for name in kit.links(one.host) if name.startswith("qn-") and serves(one.host, name, one))
+
+
 def serves(host: Host, device: str, one: Box) -> bool:
     """Whether a device is the host's end of a container's link."""
     return one.mac in listed(host, device)

@@ -75,6 +75,14 @@ def udp(source: str, to: str, ports: tuple[int, int], data: bytes) -> bytes:
     return _ipv6(source, to, UDP, checked + data)
 
 
+def as_tcp(packet: bytes) -> bytes:
+    """The same packet that says it carries TCP; no bridge looks at what is in it."""
+    if packet[0] >> 4 == 6:
+        return packet[:6] + b"\x06" + packet[7:]
+    bare = packet[:9] + b"\x06\0\0" + packet[12:20]
+    return bare[:10] + struct.pack("!H", _sum(bare)) + bare[12:] + packet[20:]
+
+
 def vxlan(vni: int, frame: bytes) -> bytes:
     """A frame as VXLAN carries it in UDP (RFC 7348, 5)."""
     return struct.pack("!II", 1 << 27, vni << 8) + frame

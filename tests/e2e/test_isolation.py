@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import frames, kit
-from tests.e2e.boxes import HOSTILE, Box, arrives, box, listed, serves
+from tests.e2e.boxes import HOSTILE, Box, arrives, box, device_of, listed
 from tests.e2e.conftest import restore_and_check
 from tests.e2e.frames import (
     ALL_NODES,
@@ -25,6 +25,7 @@ from tests.e2e.frames import (
     IPV4,
     IPV6,
     arp,
+    as_tcp,
     ethernet,
     fragment,
     icmp6,
@@ -60,7 +61,7 @@ def bridge_of(one: Box) -> str:
 def without_rules(boxes: tuple[Box, Box]) -> Iterator[Callable[[], None]]:
     """Takes the attacker's rules away; they are back afterwards."""
     host = boxes[0].host
-    device = next(name for name in kit.links(host) if name.startswith("qn-") and serves(host, name, boxes[0]))
+    device = device_of(boxes[0])
     chain = f"netdev qnet {device}"
     rules = listed(host, device)
 
@@ -130,6 +131,18 @@ ATTACKS: dict[str, Attack] = {
         (frames.PROVIDER_VLAN, 1),
         (frames.VLAN, 200),
     ),
+    "TCP from the MAC address of another": lambda a, v, mark: ethernet(
+        v.mac, OTHER_MAC, IPV4, as_tcp(udp(a.address, v.address, (9, 9), mark))
+    ),
+    "TCP from the IPv4 address of another": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV4, as_tcp(udp(OTHER, v.address, (9, 9), mark))
+    ),
+    "TCP from the IPv6 address of another": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, as_tcp(udp(OTHER6, v.address6, (9, 9), mark))
+    ),
+    "TCP with a VLAN tag": lambda a, v, mark: frames.tagged(
+        ethernet(v.mac, a.mac, IPV4, as_tcp(udp(a.address, v.address, (9, 9), mark))), (frames.VLAN, 200)
+    ),
     "another protocol": lambda a, v, mark: ethernet(v.mac, a.mac, frames.LLDP, mark),
 }
 
@@ -159,8 +172,10 @@ def test_an_attack_arrives_only_without_the_rules(
         lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, udp(a.local, v.address6, (9, 9), mark)),
         lambda a, v, mark: ethernet(v.mac, a.mac, ARP, arp(2, a.mac, a.address, v.mac, v.address) + mark),
         lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, advertised(a.address6, a, v, mark)),
+        lambda a, v, mark: ethernet(v.mac, a.mac, IPV4, as_tcp(udp(a.address, v.address, (9, 9), mark))),
+        lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, as_tcp(udp(a.address6, v.address6, (9, 9), mark))),
     ],
-    ids=["IPv4", "IPv6", "link-local", "ARP", "neighbour"],
+    ids=["IPv4", "IPv6", "link-local", "ARP", "neighbour", "TCP4", "TCP6"],
 )
 def test_what_is_its_own_arrives(boxes: tuple[Box, Box], make: Attack) -> None:
     evil, good = boxes
@@ -173,11 +188,20 @@ def test_a_flood_of_addresses_does_not_fill_the_bridge(
     evil, good = boxes
     sources = [f"02:66:00:00:00:{number:02x}" for number in range(40)]
     flood = [ethernet(good.mac, source, IPV4, udp(evil.address, good.address, (9, 9), b"")) for source in sources]
-    evil.sends(*flood)
-    assert "02:66" not in evil.host.exec("bridge", "fdb", "show").stdout
+    port = ("bridge", "link", "set", "dev", device_of(evil), "learning")
+
+    def learned() -> int:
+        evil.sends(*flood)
+        return evil.host.exec("bridge", "fdb", "show").stdout.count("02:66")
+
+    evil.host.exec(*port, "on")
+    assert learned() == 0  # by the rules alone
+    evil.host.exec(*port, "off")
     without_rules()
-    evil.sends(*flood)
-    assert evil.host.exec("bridge", "fdb", "show").stdout.count("02:66") == len(sources)
+    assert learned() == 0  # by the port alone
+    evil.host.exec(*port, "on")
+    assert learned() == len(sources)
+    evil.host.exec(*port, "off")
 
 
 def test_the_host_is_not_on_the_segment(boxes: tuple[Box, Box]) -> None:

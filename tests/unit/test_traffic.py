@@ -170,7 +170,7 @@ def test_rules_count_by_the_far_end_and_hand_on() -> None:
     assert all("saddr" in line or "internal" in line for line in got)
     assert all(line.endswith("accept") for line in got)
     assert [line for line in mine if "fwd" in line or "accept" in line] == mine[:2]
-    common = "meta pkttype other ether saddr 02:00:00:00:00:01 ether type ip ip protocol tcp ip saddr 10.77.0.2"
+    common = "meta pkttype other @ll,48,64 0x0200000000010800 ip protocol tcp ip saddr 10.77.0.2"
     assert mine[:2] == [f"{common} {rule}" for rule in sent[:2]]
     assert "fwd" not in rules.script(Guard("qn-1", "02:00:00:00:00:01", ("10.77.0.2",)))
 
