@@ -22,7 +22,7 @@ from plugins.volume.repair import Repair
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
 from qnet.connect import open_store
-from qnet.engine import Engine
+from qnet.engine import Engine, InProgress
 from qnet.folder import Folder
 from qnet.settings import Settings
 from qnet.sightings import Sightings
@@ -63,7 +63,17 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     engine = Engine(config.docker.socket, config.docker.timeout)
     missing = Sightings(config.ipam.grace, time.monotonic)
     repair = Repair(
-        repository, service, held, mounts, directories, engine, missing, now, poke, config.volume.repair_interval
+        repository,
+        service,
+        held,
+        mounts,
+        directories,
+        engine,
+        InProgress(engine),
+        missing,
+        now,
+        poke,
+        config.volume.repair_interval,
     )
     plugin = Plugin(("VolumeDriver",))
     api.register(plugin, service)

@@ -16,7 +16,7 @@ from plugins.volume.ports import Directories, Mounts
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
 from qnet import log, metrics
-from qnet.engine import Engine
+from qnet.engine import Engine, InProgress
 from qnet.errors import QnetError, Unavailable
 from qnet.folder import Folder
 from qnet.sightings import Sightings
@@ -39,6 +39,7 @@ class Repair:
         mounts: Mounts,
         directories: Directories,
         engine: Engine,
+        in_progress: InProgress,
         missing: Sightings,
         now: Callable[[], str],
         poke: threading.Event,
@@ -50,6 +51,7 @@ class Repair:
         self._mounts = mounts
         self._directories = directories
         self._engine = engine
+        self._in_progress = in_progress
         self._missing = missing
         self._now = now
         self._poke = poke
@@ -105,7 +107,8 @@ class Repair:
         """An engine that is killed unmounts nothing: a volume that none of its containers has is forgotten."""
         containers = self._containers()
         unused = {held.id: held for held in self._held.all() if held.name not in containers or not held.mounts}
-        for volume in self._missing.overdue(unused):
+        gone = self._missing.overdue(unused)
+        for volume in set(gone) - self._in_progress.may_explain(gone):
             metrics.REPAIRS.labels("volume that nobody has").inc()
             self._service.drop(unused[volume])
         for held in self._held.all():

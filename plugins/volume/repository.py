@@ -32,7 +32,7 @@ RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
 class Repository:
-    """Every method raises Unavailable if the store is away, but for `shown` and `mounted`, which know what was last."""
+    """Every method raises Unavailable if the store is away, but for what shows things, which knows what was last."""
 
     def __init__(self, store: Store, host: str, now: Callable[[], str]) -> None:
         self._store = store
@@ -65,6 +65,15 @@ class Repository:
         if found is None:
             raise NotFound(f"there is no volume {name}: docker volume create -d sharedfs {name}")
         return found
+
+    def show(self, name: str) -> VolumeRecord | None:
+        """A volume: read now, or as it was when the store was last reached."""
+        try:
+            return self.find(name)
+        except Unavailable:
+            if not self._volumes.synced:
+                raise
+            return _one(self._volumes.get(name), VolumeRecord)
 
     def shown(self) -> list[VolumeRecord]:
         """All volumes: read now, or as they were when the store was last reached."""

@@ -141,11 +141,10 @@ class Service:
 
     def inspect(self, name: str) -> Shown:
         """A volume. Raises NotFound, Unavailable."""
-        parse_name(name)
-        for record in self._repository.shown():
-            if record.name == name:
-                return self._shown(record, self._repository.pools())
-        raise NotFound(f"there is no volume {name}")
+        record = self._repository.show(parse_name(name))
+        if record is None:
+            raise NotFound(f"there is no volume {name}")
+        return self._shown(record, self._repository.pools())
 
     def all(self) -> list[Shown]:
         """All volumes, without what they have. Raises Unavailable."""

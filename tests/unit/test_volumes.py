@@ -22,7 +22,7 @@ from plugins.volume.repair import Repair
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
 from qnet import schema
-from qnet.engine import EngineContainer
+from qnet.engine import EngineContainer, InProgress
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.folder import Folder
 from qnet.schema import TenantRecord, VolumePoolRecord, VolumeRecord
@@ -145,6 +145,7 @@ class Host:
     def __init__(self, name: str, store: MemoryStore, pool: Pool, folder: Path, clock: Clock) -> None:
         self.name, self.folder, self.store, self.pool, self.clock = name, folder, store, pool, clock
         self.running: dict[str, str] = {}
+        self.starting: frozenset[str] = frozenset()
         self.mounts = Mounts()
         self.start()
 
@@ -174,6 +175,7 @@ class Host:
             self.mounts,
             self.pool,
             self,  # type: ignore[arg-type]
+            InProgress(self),
             Sightings(10.0, self.clock.monotonic),
             self.clock.now,
             threading.Event(),
@@ -185,6 +187,9 @@ class Host:
         return tuple(EngineContainer(name, name, True, True, (), (volume,)) for name, volume in self.running.items())
 
     follow = None
+
+    def busy_containers(self) -> frozenset[str]:
+        return self.starting
 
     def compared(self, times: int = 1) -> None:
         """Comparisons, each 11 seconds after the one before."""
@@ -567,6 +572,17 @@ def test_an_engine_that_was_killed_unmounts_nothing_so_repair_does(world: World)
     world.one.compared()
     assert world.one.mounts.there  # seen once
     world.one.compared()
+    assert world.one.mounts.there == {}
+
+
+def test_a_start_that_takes_long_keeps_its_volume(world: World) -> None:
+    world.one.service.create("data", {})
+    world.one.service.mount("data", "a")
+    world.one.starting = frozenset({"c1"})
+    world.one.compared(4)
+    assert world.one.mounts.there
+    world.one.starting = frozenset()
+    world.one.compared(2)
     assert world.one.mounts.there == {}
 
 
