@@ -1,10 +1,12 @@
-"""The demo: three Docker hosts, one qnet network, containers that reach each other over all of them."""
+"""The demo: three Docker hosts, one qnet network, containers that reach each other over all of them, and a volume that
+they share."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
@@ -23,6 +25,8 @@ CREATE = (
 )
 PLACES = (("web-1", "host1"), ("web-2", "host2"), ("web-3", "host3"), ("web-4", "host1"))
 FIXED = "10.77.0.50"
+VOLUME, SIZE = "data", "100M"
+CREATE_VOLUME = ("volume", "create", "-d", "sharedfs", "-o", f"size={SIZE}", VOLUME)
 LAB = ".venv/bin/python -m tests.lab"
 
 console = Console(highlight=False, soft_wrap=True)
@@ -44,7 +48,7 @@ def say(text: str) -> None:
 
 def lab_up() -> Lab:
     """The demo's lab: the one that is up, if it will do."""
-    shape = Shape(hosts=3)
+    shape = Shape(hosts=3, storage=True)
     running = Lab.running()
     if running and running.shape != shape:
         raise LabError(f"another lab is up ({running.shape}): `make demo-down` removes it")
@@ -54,7 +58,7 @@ def lab_up() -> Lab:
             if host.status().state != "up":
                 raise LabError(f"{host.name} is {host.status().state}: `make demo-down`, then `make demo`")
         return running
-    say("three Docker hosts, each in namespaces of its own, and etcd")
+    say("three Docker hosts, each in namespaces of its own, with etcd and GlusterFS")
     began = time.monotonic()
     lab = Lab.of_shape(shape)
     say(f"up after {time.monotonic() - began:.1f} s, with Docker {lab.hosts[0].status().engine_version}")
@@ -114,6 +118,26 @@ def refuse_duplicate(host: Host, taken: Container) -> None:
         raise LabError(f"refused for another reason than {taken.address} being taken")
 
 
+def share_volume(hosts: Sequence[Host]) -> None:
+    """What one host writes into a volume, another reads; its limit holds."""
+    if hosts[0].docker("volume", "inspect", VOLUME, check=False).returncode != 0:
+        say(f"on {hosts[0].name}: docker {' '.join(CREATE_VOLUME)}")
+        hosts[0].docker(*CREATE_VOLUME)
+    words = f"written on {hosts[0].name}"
+    mounted = ("run", "--rm", "--network", "none", "-v", f"{VOLUME}:/data", "busybox", "sh", "-c")
+    hosts[0].docker(*mounted, f"echo {words} >/data/note")
+    said = hosts[1].docker(*mounted, "cat /data/note").stdout.strip()
+    if said != words:
+        raise LabError(f"{hosts[1].name} reads {said!r} from volume {VOLUME}, not {words!r}")
+    say(f"volume {VOLUME}: {hosts[1].name} reads what was {said}")
+    done = hosts[2].docker(*mounted, "dd if=/dev/zero of=/data/big bs=1M count=400 2>&1; rm /data/big", check=False)
+    refusal = next((line for line in done.stdout.splitlines() if "quota" in line), "")
+    if not refusal:
+        raise LabError(f"400 MB fit into volume {VOLUME}: {done.stdout}")
+    say(f"{hosts[2].name} writes 400 MB into its {SIZE}:")
+    console.print(f"  {refusal}", style="yellow", markup=False)
+
+
 def what_next() -> None:
     """Commands to copy."""
     console.print("\n[bold]The lab stays up. Try:[/]")
@@ -123,6 +147,8 @@ def what_next() -> None:
         ("one more container", f"{LAB} docker host3 run --rm -it --network {NETWORK} busybox sh"),
         ("who has which address", f"{LAB} exec host1 .venv/bin/qnet address ls --subnet {SUBNET}"),
         ("the pools", f"{LAB} exec host1 .venv/bin/qnet pool ls"),
+        ("a larger volume", f"{LAB} exec host1 .venv/bin/qnet volume resize {VOLUME} 200M"),
+        ("who has it, and how its pool is", f"{LAB} docker host1 volume inspect {VOLUME}"),
         ("is everything in order?", f"{LAB} exec host1 .venv/bin/qnet doctor"),
         ("a power cut and a boot", f"{LAB} kill host3; {LAB} start host3"),
         ("remove every trace", "make demo-down"),
@@ -147,6 +173,7 @@ def up() -> None:
         show(containers)
         ping_all(containers)
         refuse_duplicate(lab.hosts[2], containers[-1])
+        share_volume(lab.hosts)
         what_next()
     except LabError as error:
         raise click.ClickException(f"the demo failed: {error}") from error
