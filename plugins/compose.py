@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -45,17 +44,13 @@ from plugins.network.segments import Segments
 from plugins.network.service import Service as Network
 from plugins.network.tunnels import Tunnels
 from plugins.repair import RepairLoop
+from qnet.clock import now
 from qnet.connect import open_store
 from qnet.engine import Engine, InProgress
 from qnet.settings import Settings
 from qnet.store.commit import GroupCommit
 from qnet.tenants import Tenants
 from qnet.wire import Plugin
-
-
-def now() -> str:
-    """The time, for people: no decision rests on it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:

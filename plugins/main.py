@@ -5,15 +5,10 @@ This process only watches over the worker that serves, so it imports no more tha
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qnet import log, settings
-from qnet.daemon import Daemon
-from qnet.errors import QnetError
+from qnet.daemon import serve
 from qnet.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,9 +24,4 @@ def build(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    try:
-        config = settings.from_command_line("qnet-network", "Docker's network and IPAM plugin of qnet")
-    except QnetError as error:
-        sys.exit(f"qnet-network: {error}")
-    log.setup(config.log.level)
-    Daemon(partial(build, config), Path(config.network.socket), config.network.threads).run()
+    serve("qnet-network", "Docker's network and IPAM plugin of qnet", build, "network")

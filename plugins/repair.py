@@ -11,6 +11,7 @@ from plugins.network.repair import Repair as NetworkRepair
 from qnet import log
 from qnet.engine import Engine, EngineView
 from qnet.errors import Conflict, Unavailable
+from qnet.loop import Loop
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ SETTLE = 0.2
 PAUSE = 0.5
 
 
-class RepairLoop:
-    """Two threads: one follows the engine's events, one compares. A burst of events makes one comparison."""
+class RepairLoop(Loop):
+    """A burst of events makes one comparison."""
 
     def __init__(
         self,
@@ -32,33 +33,18 @@ class RepairLoop:
         poke: threading.Event,
         interval: float,
     ) -> None:
+        super().__init__(engine, poke)
         self._engine = engine
         self._addresses = addresses
         self._networks = networks
         self._online = online
-        self._poke = poke
         self._interval = interval
-        self._stop = threading.Event()
-        self._threads = (
-            threading.Thread(target=self._engine.follow, args=(poke.set, self._stop), name="events", daemon=True),
-            threading.Thread(target=self._compare, name="repair", daemon=True),
-        )
 
-    def start(self) -> None:
-        """Start both threads."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """Ask both to end; neither is waited for long."""
-        self._stop.set()
-        self._poke.set()
-        self._threads[1].join(timeout=0.3)  # what it leaves half done, the next process compares
-
-    def _compare(self) -> None:
+    def compare(self) -> None:
+        """Until the end; an error is logged once, and tried again."""
         away = ""
-        while not self._stop.is_set():
-            self._poke.clear()
+        while not self.stopping.is_set():
+            self.poke.clear()
             log.new_request()
             try:
                 self._once()
@@ -71,9 +57,9 @@ class RepairLoop:
                 away = str(error)
             except Exception:
                 logger.exception("repair failed; it is tried again")
-            self._stop.wait(PAUSE)
-            self._poke.wait(self._interval)
-            self._stop.wait(SETTLE)
+            self.stopping.wait(PAUSE)
+            self.poke.wait(self._interval)
+            self.stopping.wait(SETTLE)
 
     def _once(self) -> None:
         self._networks.local()

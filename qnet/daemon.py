@@ -7,13 +7,19 @@ import logging
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
+
+from qnet import log, settings
+from qnet.errors import QnetError
+from qnet.settings import Settings
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -100,6 +106,20 @@ class Daemon(BaseApplication):  # type: ignore[misc]
         """Serve until SIGTERM."""
         self._socket.parent.mkdir(parents=True, exist_ok=True)
         super().run()
+
+
+def serve(
+    name: str, description: str, build: Callable[[Settings], tuple[Flask, Callable[[], None]]], section: str
+) -> None:
+    """Serve until SIGTERM what `build` makes of the settings, in the worker; `section` of them has `socket` and
+    `threads`."""
+    try:
+        config = settings.from_command_line(name, description)
+    except QnetError as error:
+        sys.exit(f"{name}: {error}")
+    log.setup(config.log.level)
+    own = getattr(config, section)
+    Daemon(partial(build, config), Path(own.socket), own.threads).run()
 
 
 def _die_with_parent(_server: Any, worker: Any) -> None:

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from qnet import settings
+from qnet import clock, settings
 from qnet.settings import Etcd, Settings
 from qnet.store.base import Store
 
@@ -25,10 +24,6 @@ def _connect(config: Etcd) -> AbstractContextManager[Store]:
     from qnet.connect import open_store
 
     return closing(open_store(config))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _interactive() -> bool:
@@ -60,7 +55,7 @@ class Session:
     file: Path | None = None
     load: Callable[[Path | None], Settings] = settings.load
     connect: Callable[[Etcd], AbstractContextManager[Store]] = _connect
-    now: Callable[[], str] = _now
+    now: Callable[[], str] = clock.now
     interactive: Callable[[], bool] = _interactive
     features: Callable[[float], Mapping[str, str]] = _features
     links: Callable[[], Mapping[str, Link]] = _links

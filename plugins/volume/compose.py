@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from flask import Flask
@@ -21,6 +21,7 @@ from plugins.volume.mounts import Mounts
 from plugins.volume.repair import Repair
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
+from qnet.clock import now
 from qnet.connect import open_store
 from qnet.engine import Engine, InProgress
 from qnet.folder import Folder
@@ -30,11 +31,6 @@ from qnet.tenants import Tenants
 from qnet.wire import Plugin
 
 LOGS = Path("/var/log/qnet")
-
-
-def now() -> str:
-    """The time for records."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:

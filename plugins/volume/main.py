@@ -5,15 +5,10 @@ This process only watches over the worker that serves, so it imports no more tha
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qnet import log, settings
-from qnet.daemon import Daemon
-from qnet.errors import QnetError
+from qnet.daemon import serve
 from qnet.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,9 +24,4 @@ def build(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    try:
-        config = settings.from_command_line("sharedfs", "Docker's volume plugin of qnet")
-    except QnetError as error:
-        sys.exit(f"sharedfs: {error}")
-    log.setup(config.log.level)
-    Daemon(partial(build, config), Path(config.volume.socket), config.volume.threads).run()
+    serve("sharedfs", "Docker's volume plugin of qnet", build, "volume")

@@ -19,17 +19,17 @@ from qnet import log, metrics
 from qnet.engine import Engine, InProgress
 from qnet.errors import QnetError, Unavailable
 from qnet.folder import Folder
+from qnet.loop import Loop
 from qnet.sightings import Sightings
 
 logger = logging.getLogger(__name__)
 
 HEALTH = timedelta(seconds=30)  # how old what is known of a pool may be
 CHANCE = 0.3  # that a host looks when it could
-PATIENCE = 0.3  # seconds that a stop waits
 
 
-class Repair:
-    """Two threads: one follows the engine's events, one compares, after each of them and every `interval` seconds."""
+class Repair(Loop):
+    """Compares after each event of the engine and every `interval` seconds."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Repair:
         poke: threading.Event,
         interval: float,
     ) -> None:
+        super().__init__(engine, poke)
         self._repository = repository
         self._service = service
         self._held = held
@@ -54,24 +55,7 @@ class Repair:
         self._in_progress = in_progress
         self._missing = missing
         self._now = now
-        self._poke = poke
         self._interval = interval
-        self._stop = threading.Event()
-        self._threads = (
-            threading.Thread(target=engine.follow, args=(poke.set, self._stop), name="events", daemon=True),
-            threading.Thread(target=self._run, name="repair", daemon=True),
-        )
-
-    def start(self) -> None:
-        """Start both threads."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """Have both end; neither is waited for long, the next process goes on."""
-        self._stop.set()
-        self._poke.set()
-        self._threads[1].join(PATIENCE)
 
     def once(self) -> None:
         """Compare once; what fails keeps nothing else from being put right."""
@@ -83,12 +67,13 @@ class Repair:
             except Exception:
                 logger.exception("repair: it is tried again")
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._poke.clear()
+    def compare(self) -> None:
+        """Until the end."""
+        while not self.stopping.is_set():
+            self.poke.clear()
             log.new_request()
             self.once()
-            self._poke.wait(self._interval)
+            self.poke.wait(self._interval)
 
     def _clients(self) -> None:
         """A dead client is replaced. Containers that run keep what they had mounted: they need a restart."""

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from plugins.compose import now
 from plugins.hostname import HostName
 from plugins.ipam.holds import Holds
 from plugins.ipam.journal import Journal
@@ -17,6 +16,7 @@ from plugins.ipam.repository import Repository
 from plugins.ipam.service import Service
 from plugins.ipam.uses import Carving, Uses
 from qnet import schema
+from qnet.clock import now
 from qnet.engine import Engine
 from qnet.store.commit import GroupCommit
 from qnet.store.etcd import EtcdStore
