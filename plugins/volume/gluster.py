@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar, get_args
 
@@ -23,7 +23,7 @@ from qnet.schema import Health, VolumePoolRecord
 # glustercli 0.8.6 asks for a module that Python 3.9 has dropped; this is its other name
 sys.modules.setdefault("xml.etree.cElementTree", xml.etree.ElementTree)
 
-from glustercli.cli import heal, quota, utils, volume  # noqa: E402
+from glustercli.cli import heal, peer, quota, utils, volume  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,10 @@ class Quota:
                 _ask(pool, partial(utils.quota_execute, [pool.volume, word, path]))
             except InvalidRequest as error:
                 logger.debug("%s", error)  # nothing was set, or the directory is gone
+
+    def away(self, pool: VolumePoolRecord) -> Collection[str]:
+        """GlusterFS 10.3 may start only the first brick of a server that missed a change of quota."""
+        return [one["hostname"] for one in _ask(pool, peer.pool) if one["connected"] != "Connected"]
 
     @staticmethod
     def _options(pool: VolumePoolRecord) -> dict[str, str]:

@@ -37,6 +37,9 @@ class Enforcer(Protocol):
     def lift(self, pool: VolumePoolRecord, path: str) -> None:
         """Hold a directory to nothing any more; before it is moved away."""
 
+    def away(self, pool: VolumePoolRecord) -> Collection[str]:
+        """Servers that would miss a change of a limit, which what has time waits for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -8,7 +8,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 
 from plugins.volume.directories import place
 from plugins.volume.model import Held
@@ -131,12 +131,19 @@ class Repair(Loop):
         return age is not None and age < HEALTH
 
     def _trash(self) -> None:
-        now = datetime.fromisoformat(self._now())
+        now, away = datetime.fromisoformat(self._now()), cache(self._away)
         for trash in self._repository.trash():
             try:
                 if not trash.moved:
-                    self._service.clear(trash)
+                    if not away(trash.volume.pool):
+                        self._service.clear(trash)
                 elif trash.expires and datetime.fromisoformat(trash.expires) <= now:
                     self._service.purge(trash)
             except QnetError as error:
                 logger.warning("volume %s in the trash: %s", trash.volume.name, error)
+
+    def _away(self, pool: str) -> Collection[str]:
+        found = self._service.away(pool)
+        if found:
+            logger.info("pool %s: removed volumes keep their limits while %s is away", pool, ", ".join(found))
+        return found

@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -203,6 +203,10 @@ class Service:
             self._enforcer.lift(pool, place(trash.volume))
             self._directories.discard(pool, trash.volume)
             self._repository.moved(trash)
+
+    def away(self, pool: str) -> Collection[str]:
+        """Servers of a pool without which nothing is cleared. Raises NotFound, Unavailable."""
+        return self._enforcer.away(self._repository.pool(pool))
 
     def purge(self, trash: TrashRecord) -> None:
         """Delete what was in a volume for good. Raises NotFound, Unavailable."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.e2e.conftest import DIRECTORY, SETTINGS
 from tests.lab.cluster import Lab
 from tests.lab.commands import Result, wait_for
 from tests.lab.host import Host
-from tests.lab.storage import VOLUME
+from tests.lab.storage import SETS, VOLUME
 from tests.lab.unixhttp import call
 
 pytestmark = pytest.mark.kernel
@@ -286,11 +287,11 @@ def test_a_dead_client_is_replaced_and_what_was_acknowledged_is_there(hosts: lis
     host = hosts[0]
     create(host)
     start(host, "aa", WRITER)
-    wait_for("a line", lambda: host.docker("exec", "aa", "cat", "/tmp/said", check=False).stdout.strip() != "", 10)
+    wait_for("a line", lambda: _said(host) > 0, 10)
     ((point, client),) = mounts(host).items()
     os.kill(int(client), signal.SIGKILL)
     wait_for("another client", lambda: mounts(host).get(point) not in (client, "", None), 15)
-    said = int(host.docker("exec", "aa", "cat", "/tmp/said").stdout)
+    said = _said(host)
     assert "the client of volume data is dead; to be restarted: aa" in host.volume_plugin.log.read_text()
     for reader in hosts:
         lines = once(reader, "cat /data/log").stdout.split()
@@ -310,24 +311,45 @@ def test_a_killed_engine_leaves_no_mount(hosts: list[Host]) -> None:
     hosts[1].docker("volume", "rm", "data")
 
 
-def test_a_server_that_is_gone_takes_no_byte_with_it(hosts: list[Host]) -> None:
+@pytest.mark.parametrize("missed", [False, True])
+def test_a_server_that_is_gone_takes_no_byte_with_it(hosts: list[Host], missed: bool) -> None:
     create(hosts[0])
     start(hosts[0], "aa", WRITER)
-    wait_for("a line", lambda: hosts[0].docker("exec", "aa", "cat", "/tmp/said", check=False).stdout.strip() != "", 10)
-    bricks = hosts[1].exec("pgrep", "-f", "glusterfsd .*bricks").stdout.split()
-    mine = [pid for pid in bricks if _host_of(pid) == hosts[1].node.netns]
+    wait_for("a line", lambda: _said(hosts[0]) > 0, 10)
+    mine = _bricks(hosts[1])
     for pid in mine:
-        os.kill(int(pid), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     hosts[1].storage.kill()
-    assert mine
-    at_death = int(hosts[0].docker("exec", "aa", "cat", "/tmp/said").stdout)
-    wait_for("more lines", lambda: int(hosts[0].docker("exec", "aa", "cat", "/tmp/said").stdout) > at_death + 5, 60)
+    assert len(mine) == SETS
+    at_death = _said(hosts[0])
+    wait_for("more lines", lambda: _said(hosts[0]) > at_death + 5, 60)
+    if missed:
+        create(hosts[0], "meanwhile", "size=10M")
+        hosts[0].docker("volume", "rm", "meanwhile")
     hosts[1].storage.start()
+    for _ in range(5 if missed else 0):  # docs/volumes.md, "When things die"
+        time.sleep(8)
+        if len(_bricks(hosts[1])) == SETS:
+            break
+        hosts[1].storage.kill()
+        hosts[1].storage.start()
     wait_for("heal", lambda: _healed(hosts[1]), 60, 1)
-    said = int(hosts[0].docker("exec", "aa", "cat", "/tmp/said").stdout)
+    assert len(_bricks(hosts[1])) == SETS
+    said = _said(hosts[0])
     hosts[0].docker("rm", "-f", "aa")
     lines = once(hosts[1], "cat /data/log").stdout.split()
     assert lines[:said] == [str(number) for number in range(1, said + 1)]
+
+
+def _said(host: Host) -> int:
+    """What the writer says it has acknowledged."""
+    return int(host.docker("exec", "aa", "cat", "/tmp/said", check=False).stdout or 0)
+
+
+def _bricks(host: Host) -> list[int]:
+    """The processes of its bricks."""
+    found = host.exec("pgrep", "-f", "glusterfsd .*bricks", check=False).stdout.split()
+    return [int(pid) for pid in found if _host_of(pid) == host.node.netns]
 
 
 def _host_of(pid: str) -> str:

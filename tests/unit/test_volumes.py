@@ -47,6 +47,7 @@ class Pool:
         self.steps: list[str] = []
         self.fails: Exception | None = None
         self.answers = True
+        self.gone: list[str] = []
 
     def _step(self, name: str) -> None:
         self.steps.append(name)
@@ -70,6 +71,9 @@ class Pool:
     def lift(self, pool: VolumePoolRecord, path: str) -> None:
         self._step("lift")
         self.limits.pop(path, None)
+
+    def away(self, pool: VolumePoolRecord) -> list[str]:
+        return self.gone
 
     def open(self, pool: VolumePoolRecord) -> Path:
         return Path("/pool")
@@ -621,6 +625,18 @@ def test_what_is_removed_is_kept_as_was_asked(world: World, retain: str, left: i
     world.clock.passed += timedelta(days=8).total_seconds()
     world.two.compared()
     assert len(world.pool.trash) == (retain == "keep")
+
+
+def test_nothing_is_cleared_while_a_server_would_miss_it(world: World) -> None:
+    world.one.service.create("data", {"size": "1G"})
+    volume = world.volume()
+    world.one.service.remove("data")
+    world.pool.gone = ["gl2"]
+    world.one.compared(2)
+    assert (world.pool.limits, world.pool.trash) == ({place(volume): (GIB, 0)}, {})
+    world.pool.gone = []
+    world.one.compared(2)
+    assert (world.pool.limits, world.pool.trash) == ({}, {volume.id: 0})
 
 
 @pytest.mark.parametrize("cleared", [False, True])
