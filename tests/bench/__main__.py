@@ -24,10 +24,11 @@ SETTINGS = "[ipam]\ngrace = 3600.0\n"
 
 
 @contextmanager
-def fresh_lab() -> Iterator[Lab]:
+def fresh_lab(group: Group) -> Iterator[Lab]:
     """A lab of three hosts for one group, in a directory of its own unless QNET_LAB_DIR names one."""
+    storage = getattr(group, "STORAGE", False)
     chosen = os.environ.get("QNET_LAB_DIR")
-    with Lab.up(3, settings=SETTINGS, directory=chosen or OWN_DIR, replace=not chosen) as lab:
+    with Lab.up(3, settings=SETTINGS, storage=storage, directory=chosen or OWN_DIR, replace=not chosen) as lab:
         yield lab
 
 
@@ -36,7 +37,7 @@ def run_group(part: str, group: Group, console: Console) -> Iterator[Row]:
     missing = {goal.figure: goal for goal in group.GOALS}
     reason = "the group did not yield this figure"
     try:
-        with fresh_lab() as lab:
+        with fresh_lab(group) as lab:
             for measured in group.measure(lab):
                 missing.pop(measured.goal.figure)
                 yield Row(part, measured.goal, measured.value, measured.detail)

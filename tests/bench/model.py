@@ -41,7 +41,8 @@ class Measured:
 
 
 class Group(Protocol):
-    """A module that measures some figures in a running lab; `tests.bench.registry` lists them."""
+    """A module that measures some figures in a running lab; `tests.bench.registry` lists them. With STORAGE = True the
+    lab has GlusterFS, too."""
 
     @property
     def GOALS(self) -> Sequence[Goal]:

@@ -13,6 +13,8 @@ from tests.bench import (
     mode_run,
     rates,
     throughput,
+    volume_calls,
+    volume_io,
 )
 from tests.bench.model import Group
 
@@ -27,5 +29,7 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("tenants", mode_run),
     ("tenants", forwarding),
     ("tenants", many_networks),
+    ("volumes", volume_calls),
+    ("volumes", volume_io),
 )
 PARTS = tuple(dict.fromkeys(part for part, _ in GROUPS))
