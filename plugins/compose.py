@@ -32,7 +32,7 @@ from plugins.network.guards import Guards
 from plugins.network.limits import Limits
 from plugins.network.links import Links
 from plugins.network.meter import Meter
-from plugins.network.namespaces import Namespaces
+from plugins.network.nat import NAMESPACE_PREFIX
 from plugins.network.overlay import Overlay
 from plugins.network.packets import Packets
 from plugins.network.probe import Prober
@@ -47,6 +47,7 @@ from plugins.repair import RepairLoop
 from qnet.clock import now
 from qnet.connect import open_store
 from qnet.engine import Engine, InProgress
+from qnet.namespaces import Namespaces
 from qnet.settings import Settings
 from qnet.store.commit import GroupCommit
 from qnet.tenants import Tenants
@@ -77,7 +78,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
     announcer = Announcer(packets)
     overlay = Overlay(store, Tunnels(), filters, host)
-    gateways = Gateways(networks, links, Namespaces(), filters)
+    gateways = Gateways(networks, links, Namespaces(NAMESPACE_PREFIX), filters)
     wires = config.network
     segments = Segments(networks, links, filters, tenants, overlay, gateways, wires.parents)
     limits, meter = Limits(store, host, networks, tenants, poke.set), Meter(networks, registry, filters)

@@ -10,7 +10,8 @@ from qnet.errors import Unavailable, Unsupported
 
 NAMESPACES = Path("/run/netns")  # by name, as ip-netns(8) has them
 TIMEOUT = 5.0
-PACKAGES = {"nft": "nftables", "ip": "iproute2", "bridge": "iproute2", "sysctl": "procps", "nsenter": "util-linux"}
+MOST = 300  # characters of what a command says
+PACKAGES = {"ip": "iproute2", "bridge": "iproute2", "tc": "iproute2", "sysctl": "procps", "nsenter": "util-linux"}
 
 
 def run(command: Sequence[str], what: str, text: str = "", namespace: str = "", timeout: float = TIMEOUT) -> str:
@@ -33,8 +34,10 @@ def run(command: Sequence[str], what: str, text: str = "", namespace: str = "", 
         name = str(error.filename)
         raise Unsupported(f"cannot {what}: {name} is not installed: apt install {PACKAGES.get(name, name)}") from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
-        raise Unavailable(f"cannot {what}: {command[0]}: {said[0]}") from error
+        said = "; ".join((error.stderr or error.stdout).strip().splitlines()) or f"status {error.returncode}"
+        raise Unavailable(f"cannot {what}: {command[0]}: {said[:MOST]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"cannot {what}: {command[0]} was not done within {timeout:g} s") from error
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"cannot {what}: {error}") from error
     return done.stdout

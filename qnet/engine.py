@@ -104,6 +104,11 @@ class Engine:
         entries = self._call("containers", lambda client: client.containers(all=True))
         return tuple(_container(entry, ids) for entry in entries)
 
+    def process(self, container: str) -> int:
+        """The id of a container's first process; 0: it does not run. Raises Unavailable."""
+        found = self._call("inspect", lambda client: client.inspect_container(container))
+        return int(found.get("State", {}).get("Pid", 0))
+
     def busy_containers(self) -> frozenset[str]:
         """The ids of the containers that the engine is starting or stopping right now. Raises Unavailable."""
         return frozenset(one.id for one in self.containers() if self.busy(one.id, BUSY_PATIENCE))

@@ -10,19 +10,21 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from plugins.network.commands import NAMESPACES, run
-from plugins.network.nat import FORWARDING, NAMESPACE_PREFIX
+from qnet.commands import NAMESPACES, run
 
-OURS = re.compile(NAMESPACE_PREFIX + r"[0-9a-f]{12}")
+FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
 class Namespaces:
-    """Operations on the namespaces of gateways."""
+    """Operations on those whose names are `prefix` and hexadecimal digits."""
+
+    def __init__(self, prefix: str) -> None:
+        self._ours = re.compile(re.escape(prefix) + "[0-9a-f]{12,16}")
 
     def all(self) -> frozenset[str]:
         """The names of those that are ours, half made ones too."""
         try:
-            return frozenset(entry.name for entry in NAMESPACES.iterdir() if OURS.fullmatch(entry.name))
+            return frozenset(entry.name for entry in NAMESPACES.iterdir() if self._ours.fullmatch(entry.name))
         except FileNotFoundError:
             return frozenset()
 
@@ -46,7 +48,7 @@ class Namespaces:
 
     def configure(self, commands: str, name: str = "") -> None:
         """Do what lines of ip(8) say in one, or on the host itself. Raises Unsupported, Unavailable."""
-        run(["ip", "-batch", "-"], f"set up the links of {name or 'a gateway'}", commands, name)
+        run(["ip", "-batch", "-"], f"set up the links of {name or 'the host'}", commands, name)
 
     def host_forwards(self, version: int) -> bool:
         """Whether the host itself forwards packets of a version of IP."""

@@ -194,7 +194,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
     `id` names its directory and is never used again. `size` in bytes and `inodes` 0: no limit. `mode` in octal digits.
     `source`: the volume that it began as a copy of, `source_id` until it is one. `strict`: its pool enforces limits at
-    once. `restored`: its data lies in the trash until it is ready.
+    once. `bps` and `read_iops`: bytes each way and reads in a second on each host, 0: no limit. `restored`: its data
+    lies in the trash until it is ready.
     """
 
     v: int = 1
@@ -212,25 +213,34 @@ class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     source: str = ""
     source_id: str = ""
     strict: bool = False
+    bps: int = 0
+    read_iops: int = 0
     ready: bool = False
     restored: bool = False
 
 
 class MountRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """`volume-mounts/NAME/HOST`: a host has the volume mounted. Written by that host only."""
+    """`volume-mounts/NAME/HOST`: a host has the volume mounted. Written by that host only.
+
+    `limited`: by a client whose rates can be limited. `restart`: the containers whose mount is that of a client that
+    died.
+    """
 
     v: int = 1
     host: str
     id: str
     since: str
     containers: tuple[str, ...] = ()
+    limited: bool = False
+    restart: tuple[str, ...] = ()
 
 
 class HealthRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`volume-health/POOL`: how a pool was at a time, as the first host that looked then saw it.
 
     `state` is that of its worst set of replicas: all bricks up, some down, only a quorum left, or too few to serve.
-    `heal`: files that are not the same on all replicas yet. `free` and `total` in bytes of data.
+    `heal`: files that are not the same on all replicas yet. `free` and `total` in bytes of data. `copies`: how often a
+    client sends what it writes.
     """
 
     v: int = 1
@@ -242,6 +252,7 @@ class HealthRecord(msgspec.Struct, frozen=True, kw_only=True):
     heal: int
     free: int
     total: int
+    copies: float = 1.0
 
 
 class TrashRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

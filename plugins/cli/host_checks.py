@@ -17,6 +17,7 @@ from plugins.network.plan import Link, check_parent
 from qnet import settings
 from qnet.engine import Engine
 from qnet.errors import InvalidRequest, Unavailable
+from qnet.namespaces import FORWARDING
 from qnet.tenants import DEFAULT
 
 DRIVERS = ("NetworkDriver", "IpamDriver")
@@ -113,7 +114,7 @@ def forwarding(state_dir: str, forwards: Callable[[int], bool]) -> Iterator[Find
         if forwards(version):
             yield Finding("ok", f"this host forwards IPv{version}, as its networks with nat=true need it")
         else:
-            todo = f"sysctl -w {nat.FORWARDING[version]}=1, and a line in /etc/sysctl.d"
+            todo = f"sysctl -w {FORWARDING[version]}=1, and a line in /etc/sysctl.d"
             yield Finding("fail", f"this host does not forward IPv{version}: gateways (nat=true) lead nowhere", todo)
 
 

@@ -43,9 +43,10 @@ def _links() -> Mapping[str, Link]:
 
 
 def _forwards(version: int) -> bool:
-    from plugins.network.namespaces import Namespaces
+    from plugins.network.nat import NAMESPACE_PREFIX
+    from qnet.namespaces import Namespaces
 
-    return Namespaces().host_forwards(version)
+    return Namespaces(NAMESPACE_PREFIX).host_forwards(version)
 
 
 @dataclass

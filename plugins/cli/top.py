@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from plugins.cli import unixhttp
-from plugins.cli.output import json_option, show_json, show_table
+from plugins.cli.output import json_option
 from plugins.cli.session import Session, pass_session
+from plugins.cli.watching import Row, Sample, follow, human, interval_option, once_option, samples
 from qnet.engine import Engine
 from qnet.errors import Unavailable
 from qnet.rates import show_rate
 
 TRAFFIC, LIMIT = "qnet_endpoint_traffic_bytes_total", "qnet_endpoint_limit_bits"
-PATIENCE = 10.0
 COLUMNS = ("CONTAINER", "NETWORK", "TENANT", "SENT", "EXTERNAL", "RECEIVED", "EXTERNAL", "EGRESS", "INGRESS")
-UNITS = (("G", 10**9), ("M", 10**6), ("k", 10**3))
-
-# an endpoint's id, network and tenant, then direction and scope
-Sample = dict[tuple[str, ...], float]
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Print one table and end.")
-@click.option(
-    "--interval", type=click.FloatRange(0.2, 60), default=2.0, show_default=True, help="Seconds between looks."
-)
+@once_option
+@interval_option
 @json_option
 @pass_session
 def top(session: Session, once: bool, interval: float, as_json: bool) -> None:
@@ -37,34 +29,18 @@ def top(session: Session, once: bool, interval: float, as_json: bool) -> None:
 
     Only networks whose traffic the host sees (not macvlan). --json prints once, with bits per second and all bytes.
     """
-    before, began = _sample(session), time.monotonic()
-    while True:
-        time.sleep(interval)
-        now, ended = _sample(session), time.monotonic()
-        rows = _rows(before, now, ended - began, _names(session))
-        before, began = now, ended
-        if as_json:
-            show_json(rows)
-            return
-        if not once:
-            click.clear()
-        show_table(COLUMNS, (tuple(_cells(row)) for row in rows))
-        if once:
-            return
+
+    def rows(before: Sample, now: Sample, seconds: float) -> list[Row]:
+        return _rows(before, now, seconds, _names(session))
+
+    follow(lambda: _sample(session), rows, COLUMNS, _cells, once=once, interval=interval, as_json=as_json)
 
 
 def _sample(session: Session) -> Sample:
-    """All samples of endpoints that the plugin tells. Raises Unavailable."""
-    from prometheus_client.parser import text_string_to_metric_families
-
-    text = unixhttp.read(session.settings.network.socket, "/metrics", PATIENCE)
     found: Sample = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name in (TRAFFIC, LIMIT):
-                labels = sample.labels
-                key = (labels["endpoint"], labels["network"], labels["tenant"], labels["direction"])
-                found[*key, labels.get("scope", "limit")] = sample.value
+    for _, labels, value in samples(session.settings.network.socket, (TRAFFIC, LIMIT)):
+        key = (labels["endpoint"], labels["network"], labels["tenant"], labels["direction"])
+        found[*key, labels.get("scope", "limit")] = value
     return found
 
 
@@ -78,8 +54,8 @@ def _names(session: Session) -> dict[str, str]:
     return {end.endpoint[:12]: one.name for one in containers for end in one.endpoints if end.endpoint}
 
 
-def _rows(before: Sample, now: Sample, seconds: float, names: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each endpoint, the busiest first."""
+def _rows(before: Sample, now: Sample, seconds: float, names: dict[str, str]) -> list[Row]:
+    """A row for each endpoint, the busiest first; keys are its id, network and tenant, then direction and scope."""
     parts: defaultdict[tuple[str, ...], dict[str, Any]] = defaultdict(dict)
     for (endpoint, network, tenant, direction, scope), value in now.items():
         row = parts[endpoint, network, tenant]
@@ -96,19 +72,14 @@ def _rows(before: Sample, now: Sample, seconds: float, names: dict[str, str]) ->
     return sorted(rows, key=lambda row: (-sum(_both(row, way) for way in ("sent", "received")), row["endpoint"]))
 
 
-def _both(row: dict[str, Any], direction: str) -> int:
+def _both(row: Row, direction: str) -> int:
     return int(row.get(f"{direction}_internal", 0)) + int(row.get(f"{direction}_external", 0))
 
 
-def _cells(row: dict[str, Any]) -> Iterator[str]:
+def _cells(row: Row) -> Iterator[str]:
     yield from (row["container"] or row["endpoint"], row["network"], row["tenant"])
     for direction in ("sent", "received"):
-        yield from (_human(_both(row, direction)), _human(int(row.get(f"{direction}_external", 0))))
+        yield from (human(_both(row, direction)), human(int(row.get(f"{direction}_external", 0))))
     for direction in ("sent", "received"):
         limit = row.get(f"{direction}_limit", 0)
         yield show_rate(limit) if limit else ""
-
-
-def _human(bits: int) -> str:
-    unit, size = next(((unit, size) for unit, size in UNITS if bits >= size), ("", 1))
-    return f"{bits / size:.1f}{unit}" if unit else str(bits)

@@ -37,8 +37,8 @@ def request(path: str, method: str, url: str, timeout: float) -> dict[str, Any]:
     return body
 
 
-def call(path: str, url: str, timeout: float, **arguments: str) -> None:
-    """Ask a plugin of this host for something.
+def call(path: str, url: str, timeout: float, **arguments: str) -> dict[str, Any]:
+    """Ask a plugin of this host for something; returns its answer.
 
     Raises:
         Unavailable: it does not answer.
@@ -50,6 +50,8 @@ def call(path: str, url: str, timeout: float, **arguments: str) -> None:
             raise Conflict(str(json.loads(text)["Err"]))
         except (ValueError, KeyError, TypeError):
             raise Unavailable(f"{url} answers {status}: {text[:200]}") from None
+    answer: dict[str, Any] = json.loads(text)
+    return answer
 
 
 def read(path: str, url: str, timeout: float) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import click
 
 from plugins.cli import unixhttp
 from plugins.cli.output import confirm, json_option, show_fields, show_json, show_table, yes_option
 from plugins.cli.session import Session, pass_session
+from plugins.cli.watching import Row, Sample, follow, human, interval_option, once_option, samples
+from plugins.volume.meter import TRAFFIC as METERED
 from plugins.volume.model import NAME, show_size
 from plugins.volume.repository import Repository
 from qnet import schema
@@ -17,6 +20,8 @@ from qnet.schema import VolumePoolRecord, VolumeRecord
 from qnet.store.base import Delete, Put, Store, Txn, absent, unchanged
 
 PATIENCE = 120.0  # seconds: the gluster command takes one host at a time
+TOP = ("VOLUME", "TENANT", "POOL", "READ B/s", "WRITTEN B/s", "READS/s", "WRITES/s")
+TRAFFIC = {f"{name}_total": field for name, (field, _) in METERED.items()}
 PLACE = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9.:_-]*(?:,[a-zA-Z0-9][a-zA-Z0-9.:_-]*)*):/([a-zA-Z0-9_-]{1,64})")
 
 
@@ -59,8 +64,10 @@ def inspect(session: Session, name: str, as_json: bool) -> None:
         return
     fields = [("Volume", record.name), ("Tenant", record.tenant), ("Pool", record.pool), ("Since", record.since)]
     fields += [("Size", _size(record)), ("Inodes", str(record.inodes or "no limit")), ("When removed", record.retain)]
+    fields += [("Limits", ", ".join(_limits(record)))]
     show_fields([*fields, ("State", "" if record.ready else "being made")])
     show_fields([("Mounted on", f"{one.host}  {', '.join(one.containers)}".rstrip()) for one in mounts])
+    show_fields([("To be restarted", f"{one.host}  {', '.join(one.restart)}") for one in mounts if one.restart])
 
 
 @volume.command("resize")
@@ -71,6 +78,54 @@ def resize(session: Session, name: str, size: str) -> None:
     """Give a volume another size (10G, 500M), while containers use it."""
     unixhttp.call(session.settings.volume.socket, "/qnet.Resize", PATIENCE, Name=name, Size=size)
     click.echo(f"volume {name} has {size} now")
+
+
+@volume.command("limit")
+@click.argument("name")
+@click.option("--bps", metavar="SIZE", default="", help="Bytes per second each way: 20M; 0: any.")
+@click.option("--read-iops", metavar="N", default="", help="Reads per second; 0: any.")
+@pass_session
+def limit(session: Session, name: str, bps: str, read_iops: str) -> None:
+    """Hold the containers of each host to so much of a volume together, while they use it."""
+    if not (bps or read_iops):
+        raise InvalidRequest(f"limit volume {name} to what? Give --bps SIZE, --read-iops N or both; 0 takes one away")
+    said = unixhttp.call(
+        session.settings.volume.socket, "/qnet.Limit", PATIENCE, Name=name, Bps=bps, ReadIops=read_iops
+    )
+    click.echo(f"volume {name} has these limits now")
+    for host in said["Later"]:
+        click.echo(f"on {host} from its next mount on: stop all of its containers there, and start them")
+
+
+@volume.command("top")
+@once_option
+@interval_option
+@json_option
+@pass_session
+def top(session: Session, once: bool, interval: float, as_json: bool) -> None:
+    """Show what this host's containers read from volumes and write to them per second, most first."""
+    socket = session.settings.volume.socket
+
+    def look() -> Sample:
+        return {
+            (*(labels[name] for name in ("volume", "tenant", "pool")), TRAFFIC[name]): value
+            for name, labels, value in samples(socket, TRAFFIC)
+        }
+
+    follow(look, _rows, TOP, _cells, once=once, interval=interval, as_json=as_json)
+
+
+def _rows(before: Sample, now: Sample, seconds: float) -> list[Row]:
+    rows: dict[tuple[str, ...], Row] = {}
+    for (*names, field), value in now.items():
+        row = rows.setdefault(tuple(names), dict(zip(("volume", "tenant", "pool"), names, strict=True)))
+        row[field] = round(max(value - before.get((*names, field), value), 0) / seconds)
+    return sorted(rows.values(), key=lambda row: (-row["read_bytes"] - row["written_bytes"], row["volume"]))
+
+
+def _cells(row: Row) -> Iterator[str]:
+    yield from (row["volume"], row["tenant"], row["pool"])
+    yield from (human(row[field]) for field in TRAFFIC.values())
 
 
 @volume.command("undelete")
@@ -88,7 +143,7 @@ def undelete(session: Session, name: str) -> None:
 def trash(session: Session, as_json: bool) -> None:
     """List removed volumes that can be undeleted."""
     with session.store() as store:
-        found = _repository(session, store).trash()
+        found = _repository(session, store).restorable()
     if as_json:
         show_json(found)
         return
@@ -152,6 +207,13 @@ def pool_rm(session: Session, name: str, yes: bool) -> None:
         confirm(session, f"forget pool {name}?", yes)
         store.txn(Txn((unchanged(kv),), (Delete(kv.key),)))
     click.echo(f"pool {name} forgotten")
+
+
+def _limits(record: VolumeRecord) -> Iterator[str]:
+    if record.bps:
+        yield f"{show_size(record.bps)} bytes/s on each host"
+    if record.read_iops:
+        yield f"{record.read_iops} reads/s on each host"
 
 
 def _repository(session: Session, store: Store) -> Repository:

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from plugins.network import commands, nat_rules, nft, rules
+from plugins.network import nat_rules, rules
 from plugins.network.plan import Guard
 from plugins.network.rules import Senders
+from qnet import commands, nft
 from qnet.errors import Unsupported
 
 

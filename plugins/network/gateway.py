@@ -10,11 +10,12 @@ import msgspec
 
 from plugins.network import nat, nat_rules
 from plugins.network.model import Network
-from plugins.network.nat import FORWARDING, Gateway
+from plugins.network.nat import Gateway
 from plugins.network.ports import Filters, Kernel, Namespaces
 from plugins.network.repository import Repository
 from qnet import metrics
 from qnet.errors import InvalidRequest
+from qnet.namespaces import FORWARDING
 
 logger = logging.getLogger(__name__)
 

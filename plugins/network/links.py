@@ -16,10 +16,10 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from plugins.network import strays
-from plugins.network.commands import NAMESPACES
 from plugins.network.netlink import GONE, index_of, operation
 from plugins.network.plan import UNFINISHED, Bridge, Link, Macvlan, Shim, Veth, Vlan, Vxlan, host_prefix, vxlan_link
 from plugins.network.rules import VXLAN_PORT
+from qnet.commands import NAMESPACES
 from qnet.errors import InvalidRequest, Unavailable
 
 logger = logging.getLogger(__name__)

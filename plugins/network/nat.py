@@ -21,7 +21,6 @@ NAMESPACE_PREFIX = "qnet-"
 INSIDE, OUTSIDE = "lan", "wan"  # a gateway's links in its namespace
 # from where gateways and the host have the addresses of the links between them (IPv4 link-local, RFC 3927; IPv6 ULA)
 TRANSFER = {4: ipaddress.ip_network("169.254.240.0/20"), 6: ipaddress.ip_network("fd71:6e65:7400::/116")}
-FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class Filters(Protocol):
 
 
 class Namespaces(Protocol):
-    """What gateways need of network namespaces (`plugins.network.namespaces.Namespaces`)."""
+    """What gateways need of network namespaces (`qnet.namespaces.Namespaces`)."""
 
     def all(self) -> frozenset[str]:
         """The names of those that are ours."""

@@ -13,10 +13,10 @@ from pyroute2.netlink import NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLAC
 from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_NEWNEIGH
 from pyroute2.netlink.rtnl.ndmsg import NTF_SELF, ndmsg
 
-from plugins.network.commands import run
 from plugins.network.forwarding import Changes, Entries, Key
 from plugins.network.netlink import GONE
 from plugins.network.plan import VXLAN_PREFIX
+from qnet.commands import run
 from qnet.errors import Unavailable
 
 EVERYBODY = "00:00:00:00:00:00"  # where frames for all, and for those nobody knows, go as well

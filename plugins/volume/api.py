@@ -5,11 +5,13 @@ Source: https://docs.docker.com/engine/extend/plugins_volume/.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
-from plugins.volume.model import parse_size, show_size
+from plugins.volume.model import parse_bps, parse_iops, parse_size, show_size
 from plugins.volume.service import Service, Shown
 from qnet.wire import Plugin
 
@@ -39,6 +41,20 @@ class ResizeCall(msgspec.Struct, frozen=True, rename="pascal"):
 
     name: str
     size: str
+
+
+class LimitCall(msgspec.Struct, frozen=True, rename="pascal"):
+    """What `qnet volume limit` asks for: empty leaves as it is, 0 takes away."""
+
+    name: str
+    bps: str = ""
+    read_iops: str = ""
+
+
+class LimitResponse(msgspec.Struct, frozen=True, rename="pascal"):
+    """The hosts where limits hold from the volume's next mount on."""
+
+    later: tuple[str, ...]
 
 
 class Scope(msgspec.Struct, frozen=True, rename="pascal"):
@@ -95,6 +111,7 @@ def register(plugin: Plugin, service: Service) -> None:
     plugin.call("/VolumeDriver.Unmount", MountCall, lambda call: service.unmount(call.name, call.id))
     plugin.call("/VolumeDriver.Remove", NameCall, lambda call: service.remove(call.name))
     plugin.call("/qnet.Resize", ResizeCall, lambda call: service.resize(call.name, parse_size(call.size)))
+    plugin.call("/qnet.Limit", LimitCall, lambda call: LimitResponse(tuple(service.limit(call.name, *_limits(call)))))
     plugin.call("/qnet.Undelete", NameCall, lambda call: service.undelete(call.name))
 
 
@@ -106,6 +123,19 @@ def _volume(shown: Shown) -> Volume:
     status |= {"Used": usage.used, "Limit": usage.limit} if usage else {}
     if health is not None:
         status |= {"Health": health.state, "Bricks": f"{health.bricks_up} of {health.bricks} up", "Heal": health.heal}
+    limits = {"bps": show_size(record.bps), "read_iops": str(record.read_iops)}
+    limits = {name: shown for name, shown in limits.items() if shown != "0"}
+    status |= {"Limits": limits} if limits else {}
+    status |= {"Traffic": asdict(shown.traffic)} if shown.traffic else {}
+    restart = {mount.host: list(mount.restart) for mount in shown.mounts if mount.restart}
+    status |= {"RestartNeeded": restart} if restart else {}
     status |= {"MountedOn": {mount.host: list(mount.containers) for mount in shown.mounts}}
     status |= {} if record.ready else {"State": "being made"}
     return Volume(record.name, shown.target, record.since, status)
+
+
+def _limits(call: LimitCall) -> tuple[int | None, int | None]:
+    def parsed(text: str, parse: Callable[[str], int]) -> int | None:
+        return (0 if text == "0" else parse(text)) if text else None
+
+    return parsed(call.bps, parse_bps), parsed(call.read_iops, parse_iops)

@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from plugins.volume import api
 from plugins.volume.directories import Directories
 from plugins.volume.gluster import Quota
+from plugins.volume.lanes import Lanes
 from plugins.volume.lock import PoolLocks
 from plugins.volume.meter import Meter
 from plugins.volume.model import Held
@@ -21,6 +22,7 @@ from plugins.volume.mounts import Mounts
 from plugins.volume.repair import Repair
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
+from plugins.volume.traffic import Meters
 from qnet.clock import now
 from qnet.connect import open_store
 from qnet.engine import Engine, InProgress
@@ -39,8 +41,13 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     for folder in (root, LOGS):
         folder.mkdir(parents=True, exist_ok=True, mode=0o711)
     store, poke = open_store(config.etcd), threading.Event()
-    repository, locks = Repository(store, host, now), PoolLocks(store, host)
     held = Folder(Path(config.host.state_dir) / "volumes", Held, durable=True)
+
+    def changed(names: list[str]) -> None:
+        if not {one.name for one in held.all()}.isdisjoint(names):
+            poke.set()
+
+    repository, locks = Repository(store, host, now, changed), PoolLocks(store, host)
     mounts = Mounts(root, LOGS)
     directories = Directories(mounts, root)
     service = Service(
@@ -50,6 +57,8 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
         Quota(),
         directories,
         mounts,
+        Lanes(),
+        Meters(),
         root,
         Tenants(store, now).get,
         now,
@@ -73,7 +82,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     )
     plugin = Plugin(("VolumeDriver",))
     api.register(plugin, service)
-    meter = Meter(repository, service)
+    meter = Meter(repository, service, host)
     REGISTRY.register(meter)
     repair.start()
 

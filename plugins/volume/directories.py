@@ -67,6 +67,8 @@ class Directories:
                 _copy(self._home(*source) / DATA, fresh, volume.name)
             if not (home / DATA).exists():
                 fresh.rename(home / DATA)
+        except FileNotFoundError as error:
+            raise NotFound(f"volume {volume.name} was removed meanwhile") from error
         except OSError as error:
             raise _failed(pool, f"make volume {volume.name}", error) from error
         finally:

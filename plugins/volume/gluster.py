@@ -94,7 +94,8 @@ class Quota:
         state = max((each["health"] for each in sets), key=STATES.index)
         backlog = sum(int(entry["nr_entries"]) for entry in entries if entry["nr_entries"].isdigit())
         up = sum(brick["online"] for brick in bricks)
-        return PoolHealth(state, len(bricks), up, backlog, _room(sets, "size_free"), _room(sets, "size_total"))
+        free, total = _room(sets, "size_free"), _room(sets, "size_total")
+        return PoolHealth(state, len(bricks), up, backlog, free, total, _copies(sets[0]))
 
     def lift(self, pool: VolumePoolRecord, path: str) -> None:
         """Remove all limits; that there are none is no error."""
@@ -122,6 +123,13 @@ def _room(sets: Iterable[Mapping[str, Any]], field: str) -> int:
     """Bytes over all sets: of each what its fullest brick with data has."""
     data = ([brick[field] for brick in one["bricks"] if brick["online"] and brick["type"] != "Arbiter"] for one in sets)
     return sum(min(sizes, default=0) for sizes in data)
+
+
+def _copies(one: Mapping[str, Any]) -> float:
+    """How much a client sends of a byte for a set: to each replica all of it, of a dispersed one fragments."""
+    if one["disperse"]:
+        return float(one["disperse"] / (one["disperse"] - one["disperse_redundancy"]))
+    return float(sum(brick["type"] != "Arbiter" for brick in one["bricks"]))
 
 
 def _set(name: str, option: str, value: str) -> None:

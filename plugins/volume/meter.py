@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from plugins.volume.repository import Repository
@@ -18,6 +18,7 @@ VOLUME, POOL = ("volume", "tenant", "pool"), ("pool",)
 METRICS = {
     "qnet_volume_used_bytes": ("What a volume that this host has mounted has", VOLUME),
     "qnet_volume_limit_bytes": ("What it may have", VOLUME),
+    "qnet_volume_containers_to_restart": ("Containers of this host whose mount is that of a client that died", VOLUME),
     "qnet_volume_pool_bricks": ("Bricks of a pool", POOL),
     "qnet_volume_pool_bricks_up": ("Bricks that answer", POOL),
     "qnet_volume_pool_heal_entries": ("Files that are not the same on all replicas yet", POOL),
@@ -25,13 +26,21 @@ METRICS = {
     "qnet_volume_pool_total_bytes": ("Room for data altogether", POOL),
 }
 
+TRAFFIC = {  # by the fields of `plugins.volume.ports.Traffic`; all since the volume was mounted
+    "qnet_volume_read_bytes": ("read_bytes", "Bytes that this host's client of a volume has read"),
+    "qnet_volume_written_bytes": ("written_bytes", "Bytes that it has written"),
+    "qnet_volume_reads": ("reads", "Reads that this host's client of a volume has sent"),
+    "qnet_volume_writes": ("writes", "Writes that it has sent"),
+}
+
 
 class Meter(Collector):
     """What was last known where the store or a pool does not answer in time."""
 
-    def __init__(self, repository: Repository, service: Service) -> None:
+    def __init__(self, repository: Repository, service: Service, host: str) -> None:
         self._repository = repository
         self._service = service
+        self._host = host
 
     def describe(self) -> Iterable[Metric]:
         """What `collect` tells of, without asking anybody."""
@@ -46,15 +55,22 @@ class Meter(Collector):
                 if shown.usage:
                     families["qnet_volume_used_bytes"].add_metric(labels, shown.usage.used)
                     families["qnet_volume_limit_bytes"].add_metric(labels, shown.usage.limit)
+                if shown.traffic:
+                    for name, (field, _) in TRAFFIC.items():
+                        families[name].add_metric(labels, getattr(shown.traffic, field))
+                old = sum(len(mount.restart) for mount in shown.mounts if mount.host == self._host)
+                families["qnet_volume_containers_to_restart"].add_metric(labels, old)
             for pool in self._repository.pools():
                 if found := self._repository.health(pool.name):
                     values = (found.bricks, found.bricks_up, found.heal, found.free, found.total)
-                    for name, value in zip(list(METRICS)[2:], values, strict=True):
+                    for name, value in zip(list(METRICS)[3:], values, strict=True):
                         families[name].add_metric((pool.name,), value)
         except QnetError as error:
             logger.warning("metrics of volumes: %s", error)
         yield from families.values()
 
     @staticmethod
-    def _families() -> dict[str, GaugeMetricFamily]:
-        return {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in METRICS.items()}
+    def _families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
+        gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in METRICS.items()}
+        counters = {name: CounterMetricFamily(name, text, labels=VOLUME) for name, (_, text) in TRAFFIC.items()}
+        return gauges | counters

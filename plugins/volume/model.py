@@ -22,6 +22,8 @@ UNITS = {"": 1, "b": 1} | {
     for end, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
 LEAST, MOST = 1 << 20, 1 << 53
+LEAST_BPS, MOST_BPS = 1 << 16, 12_500_000_000  # bytes per second: a few packets, and 100 Gbit/s
+MOST_IOPS = 200_000
 MOST_INODES = 1 << 40
 MOST_ID = (1 << 32) - 2  # of a user or group; the last one means "leave it"
 
@@ -31,11 +33,13 @@ Options: TypeAlias = Mapping[str, str]
 class Held(Kept, frozen=True, kw_only=True):
     """A volume that containers of this host have: `id` is the volume's own, `mounts` the engine's ids of its users.
 
-    Kept until the last of them is gone, through restarts of the plugin.
+    Kept until the last of them is gone, through restarts of the plugin. `died`: its client did, and some may have that
+    one's mount still.
     """
 
     name: str
     mounts: tuple[str, ...]
+    died: bool = False
 
 
 def parse_name(name: str) -> str:
@@ -54,14 +58,27 @@ def parse_size(text: str, option: str = "size") -> int:
     Raises:
         InvalidRequest: it is none, or not from 1M to 8P.
     """
+    return _amount(text, option, (LEAST, MOST), "a size from 1M to 8P, such as 500M or 10G")
+
+
+def parse_bps(text: str, option: str = "bps") -> int:
+    """Bytes per second. Raises InvalidRequest."""
+    return _amount(text, option, (LEAST_BPS, MOST_BPS), "bytes per second from 64K to 12.5GB, such as 20M")
+
+
+def parse_iops(text: str, option: str = "read_iops") -> int:
+    """Operations per second. Raises InvalidRequest."""
+    return _number(1, MOST_IOPS)(text, option)
+
+
+def _amount(text: str, option: str, bounds: tuple[int, int], wanted: str) -> int:
     found = SIZE.fullmatch(text.lower())
-    size = int(Decimal(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
-    if not LEAST <= size <= MOST:
+    amount = int(Decimal(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
+    if not bounds[0] <= amount <= bounds[1]:
         raise InvalidRequest(
-            f"{option}={text[:32]}: a size from 1M to 8P, such as 500M or 10G (K, M, G, T and KiB, MiB, … are binary, "
-            f"KB, MB, … decimal)"
+            f"{option}={text[:32]}: {wanted} (K, M, G, T and KiB, MiB, … are binary, KB, MB, … decimal)"
         )
-    return size
+    return amount
 
 
 def show_size(size: int) -> str:
@@ -83,6 +100,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     retain: Retain = "trash"
     source: str = ""
     strict: bool = False
+    bps: int = 0
+    read_iops: int = 0
 
 
 def _number(low: int, high: int) -> Callable[[str, str], int]:
@@ -129,9 +148,17 @@ OPTIONS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "gid": ("gid", _number(0, MOST_ID)),
     "retain": ("retain", _retain),
     "strict": ("strict", _flag),
+    "bps": ("bps", parse_bps),
+    "read_iops": ("read_iops", parse_iops),
     "from": ("source", lambda text, _: parse_name(text)),
 }
 OF_AN_EMPTY_ONE = ("mode", "uid", "gid")
+SIZES = ("size", "bps")
+CHANGES = {  # what does to a volume that is there what an option does to a new one
+    "size": "qnet volume resize {} SIZE",
+    "bps": "qnet volume limit {} --bps SIZE",
+    "read_iops": "qnet volume limit {} --read-iops N",
+}
 
 
 def parse_options(options: Options | None) -> Ask:
@@ -161,6 +188,6 @@ def agree(record: VolumeRecord, ask: Ask, options: Options | None) -> None:
     for name in options or ():
         has, wanted = (getattr(each, OPTIONS[name][0]) for each in (record, ask))
         if has != wanted:
-            shown = show_size(has) if name == "size" else has
-            how = f": qnet volume resize {record.name} SIZE changes it" if name == "size" else ""
+            shown = show_size(has) if name in SIZES else has
+            how = f": {CHANGES[name].format(record.name)} changes it" if name in CHANGES else ""
             raise Conflict(f"volume {record.name} exists with {name}={shown}, not {(options or {})[name]}{how}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from pathlib import Path
 
+from qnet.commands import run
 from qnet.errors import Unavailable
 
-KIND = "fuse.glusterfs"
+KIND, CLIENT = "fuse.glusterfs", b"glusterfs"
 MOUNTINFO = Path("/proc/self/mountinfo")
 PROCESSES = Path("/proc")
 SYSTEMD = Path("/run/systemd/system")
@@ -27,8 +27,9 @@ class Mounts:
         self._logs = logs
         self._probes = ThreadPoolExecutor(8, "probe")
 
-    def mount(self, source: Collection[str], volume: str, path: str, target: Path) -> None:
-        """Mount `volume/path`, asking these servers for it. One that does not answer is replaced.
+    def mount(self, source: Collection[str], volume: str, path: str, target: Path, namespace: str = "") -> None:
+        """Mount `volume/path`, asking these servers for it, by a client in that network namespace. A dead one is
+        replaced.
 
         Raises:
             Unavailable: it could not be mounted; nothing is.
@@ -45,23 +46,26 @@ class Mounts:
         # with systemd, in a scope of its own: the end of the plugin's service would be the end of its clients
         scope = ["systemd-run", "--scope", "--quiet", "--collect", "--"] if SYSTEMD.exists() else []
         what = f"mount {volume}{path}"
-        _run([*scope, *command], what)
+        run([*scope, *command], what, namespace=namespace, timeout=TIMEOUT)
         # the command answers 0 with nothing mounted where a directory is missing or the server refuses
-        if target not in self.all() or not self.alive(target):
+        if target not in self.all() or not self._answers(target):
             self.unmount(target)
             raise Unavailable(f"cannot {what}: no server of {', '.join(source)} has it for this host; see {self._logs}")
 
     def unmount(self, target: Path) -> None:
         """Unmount, at once where nobody uses it, else when the last one ends. Raises Unavailable."""
         while target in self.all():
-            _run(["umount", "-l", str(target)], f"unmount {target}")
+            run(["umount", "-l", str(target)], f"unmount {target}")
         if target.is_dir():
             target.rmdir()
 
     def alive(self, target: Path) -> bool:
-        """Whether its client answers: a dead one fails at once, one without servers not at all."""
+        """Whether its client lives. One without servers answers as a dead one does, or not at all: it has a process."""
+        return self._answers(target) or any(_mounts(process, target) for process in PROCESSES.glob("[0-9]*"))
+
+    def _answers(self, path: Path) -> bool:
         try:
-            self._probes.submit(os.statvfs, target).result(PROBE)
+            self._probes.submit(os.statvfs, path).result(PROBE)
         except (OSError, Late):
             return False
         return True
@@ -86,8 +90,25 @@ class Mounts:
                 continue  # it has ended
         return found
 
+    def sees(self, process: int, device: str) -> bool:
+        """True for a process that has ended, too."""
+        try:
+            return any(each == device for each, _, _ in _mounted(PROCESSES / str(process) / "mountinfo"))
+        except OSError:
+            return True
+
     def _ours(self, point: str, kind: str) -> bool:
         return kind == KIND and Path(point).is_relative_to(self._root)
+
+
+def _mounts(process: Path, target: Path) -> bool:
+    """Whether a process of this host, of its mount namespace that is, is the client of a mount."""
+    try:
+        words = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        ours = (process / "ns/mnt").stat().st_ino == (PROCESSES / "self/ns/mnt").stat().st_ino
+    except OSError:
+        return False  # it has ended
+    return ours and CLIENT in words[0] and words[-1] == str(target).encode()
 
 
 def _mounted(file: Path) -> list[tuple[str, str, str]]:
@@ -98,15 +119,3 @@ def _mounted(file: Path) -> list[tuple[str, str, str]]:
         fields = left.split()
         found.append((fields[2], fields[4], right.split()[0]))
     return found
-
-
-def _run(command: list[str], what: str) -> None:
-    try:
-        subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    except FileNotFoundError as error:
-        raise Unavailable(f"cannot {what}: {error.filename} is not installed") from error
-    except subprocess.CalledProcessError as error:
-        said = (error.stderr or error.stdout).strip().splitlines() or [f"status {error.returncode}"]
-        raise Unavailable(f"cannot {what}: {said[-1]}") from error
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"cannot {what}: not done within {TIMEOUT:g} s; do its servers run?") from error

@@ -20,6 +20,7 @@ class PoolHealth:
     heal: int
     free: int
     total: int
+    copies: float
 
 
 class Enforcer(Protocol):
@@ -82,17 +83,63 @@ class Directories(Protocol):
 class Mounts(Protocol):
     """The clients of this host (`plugins.volume.mounts.Mounts`)."""
 
-    def mount(self, servers: Collection[str], volume: str, path: str, target: Path) -> None:
-        """Mount a directory of a Gluster volume, unless it is and answers."""
+    def mount(self, servers: Collection[str], volume: str, path: str, target: Path, namespace: str = "") -> None:
+        """Mount a directory of a Gluster volume, unless it is and answers; by a client in that network namespace."""
 
     def unmount(self, target: Path) -> None:
         """Unmount it; what is not mounted is no error."""
 
     def alive(self, target: Path) -> bool:
-        """Whether it is mounted, and its client answers."""
+        """Whether it is mounted, and its client lives."""
 
     def all(self) -> Mapping[Path, str]:
         """What is mounted below this plugin's directories, with its device."""
 
     def users(self, device: str) -> Collection[int]:
         """The processes whose mount namespaces have a device mounted, besides this one's."""
+
+    def sees(self, process: int, device: str) -> bool:
+        """Whether a process has a device mounted; true for one that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a volume's client on one host may do in a second: bytes each way and reads, 0: as much as it can. It sends
+    each byte to so many `copies`."""
+
+    bps: int
+    read_iops: int
+    copies: float
+
+
+class Lanes(Protocol):
+    """The ways of limited clients to their servers (`plugins.volume.lanes.Lanes`)."""
+
+    def all(self) -> Collection[str]:
+        """The volumes that have one on this host, by id."""
+
+    def open(self, volume: str, rates: Rates) -> str:
+        """Make one, in place of one that is there; returns the network namespace for the client."""
+
+    def shape(self, volume: str, rates: Rates) -> None:
+        """Give one other rates; that there is none is no error."""
+
+    def close(self, volume: str) -> None:
+        """Take one away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes and operations that a client has read and written since it began."""
+
+    read_bytes: int
+    written_bytes: int
+    reads: int
+    writes: int
+
+
+class Meters(Protocol):
+    """What clients count (`plugins.volume.traffic.Meters`)."""
+
+    def read(self, target: Path) -> Traffic | None:
+        """What the client of a mount has counted; None while it does not answer."""

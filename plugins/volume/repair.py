@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import cache, partial
 
-from plugins.volume.directories import place
 from plugins.volume.model import Held
 from plugins.volume.ports import Directories, Mounts
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
 from qnet import log, metrics
-from qnet.engine import Engine, InProgress
+from qnet.engine import Engine, EngineContainer, InProgress
 from qnet.errors import QnetError, Unavailable
 from qnet.folder import Folder
 from qnet.loop import Loop
@@ -59,7 +58,15 @@ class Repair(Loop):
 
     def once(self) -> None:
         """Compare once; what fails keeps nothing else from being put right."""
-        for step in (self._repository.follow, self._clients, self._users, self._pools, self._trash, self._health):
+        for step in (
+            self._repository.follow,
+            self._clients,
+            self._users,
+            self._lanes,
+            self._pools,
+            self._trash,
+            self._health,
+        ):
             try:
                 step()
             except Unavailable as error:
@@ -81,11 +88,9 @@ class Repair(Loop):
         for held in self._held.all():
             target = self._service.target(held.id)
             if held.mounts and target in mounted and not self._mounts.alive(target):
-                names = ", ".join(self._containers().get(held.name, ())) or "no container"
+                names = ", ".join(one.name for one in self._containers().get(held.name, ())) or "no container"
                 logger.error("the client of volume %s is dead; to be restarted: %s", held.name, names)
-                volume = self._repository.get(held.name)
-                pool = self._repository.pool(volume.pool)
-                self._mounts.mount(pool.servers, pool.volume, place(volume), target)
+                self._service.attach(self._repository.get(held.name))
                 metrics.REPAIRS.labels("client of a volume").inc()
 
     def _users(self) -> None:
@@ -97,15 +102,33 @@ class Repair(Loop):
             metrics.REPAIRS.labels("volume that nobody has").inc()
             self._service.drop(unused[volume])
         for held in self._held.all():
-            self._repository.note(held.name, tuple(containers.get(held.name, ())))
+            users = containers.get(held.name, ())
+            old = self._left_behind(held, users) if held.died else ()
+            if held.died and not old:
+                self._held.amend(held.id, died=False)
+            self._repository.note(held.name, tuple(one.name for one in users), old)
 
-    def _containers(self) -> Mapping[str, Collection[str]]:
-        """The names of the containers that run, by volume. Raises Unavailable."""
-        found: defaultdict[str, list[str]] = defaultdict(list)
-        for container in self._engine.containers():
+    def _left_behind(self, held: Held, users: Collection[EngineContainer]) -> tuple[str, ...]:
+        """The names of those containers that have another mount than the one that is there now."""
+        device = self._mounts.all().get(self._service.target(held.id), "")
+        processes = {one.name: self._engine.process(one.id) for one in users}
+        return tuple(name for name, pid in processes.items() if pid and not self._mounts.sees(pid, device))
+
+    def _containers(self) -> Mapping[str, Collection[EngineContainer]]:
+        """The containers that run, by volume and name. Raises Unavailable."""
+        found: defaultdict[str, list[EngineContainer]] = defaultdict(list)
+        for container in sorted(self._engine.containers(), key=lambda one: one.name):
             for volume in container.volumes if container.running else ():
-                found[volume].append(container.name)
-        return {volume: sorted(names) for volume, names in found.items()}
+                found[volume].append(container)
+        return found
+
+    def _lanes(self) -> None:
+        """Limits are as the store has them."""
+        for held in self._held.all():
+            volume = self._repository.copy(held.name)
+            if volume is not None and volume.id == held.id:
+                self._service.shape(volume)
+        self._service.tidy()
 
     def _pools(self) -> None:
         """Pools are at hand, so that what volumes have can be told at once."""

@@ -34,11 +34,14 @@ RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 class Repository:
     """Every method raises Unavailable if the store is away, but for what shows things, which knows what was last."""
 
-    def __init__(self, store: Store, host: str, now: Callable[[], str]) -> None:
+    def __init__(
+        self, store: Store, host: str, now: Callable[[], str], changed: Callable[[list[str]], None] = lambda names: None
+    ) -> None:
+        """`changed` hears the names of volumes that are not what they were."""
         self._store = store
         self._host = host
         self._now = now
-        self._volumes = PrefixCache(store, schema.VOLUMES)
+        self._volumes = PrefixCache(store, schema.VOLUMES, lambda found: changed([name for name, _ in found]))
         self._mounts = PrefixCache(store, schema.VOLUME_MOUNTS)
         self._pools = PrefixCache(store, schema.VOLUME_POOLS)
         self._health = PrefixCache(store, schema.VOLUME_HEALTH)
@@ -74,6 +77,10 @@ class Repository:
             if not self._volumes.synced:
                 raise
             return _one(self._volumes.get(name), VolumeRecord)
+
+    def copy(self, name: str) -> VolumeRecord | None:
+        """A volume as this process last heard of it."""
+        return _one(self._volumes.get(name), VolumeRecord)
 
     def shown(self) -> list[VolumeRecord]:
         """All volumes: read now, or as they were when the store was last reached."""
@@ -140,8 +147,8 @@ class Repository:
                 return made
         raise Conflict(f"volume {before.name}: others changed it {ATTEMPTS} times in a row; try again")
 
-    def remove(self, name: str, expires: Callable[[VolumeRecord], str]) -> TrashRecord:
-        """Put a volume into the trash.
+    def remove(self, name: str, expires: Callable[[VolumeRecord, str], str], only: str = "") -> TrashRecord:
+        """Put a volume, or `only` the one with that id, into the trash until a time that depends on the one now.
 
         Raises:
             NotFound: there is none.
@@ -151,9 +158,10 @@ class Repository:
         for _ in range(ATTEMPTS):
             kv = self._store.get(key)
             record = _one(kv, VolumeRecord)
-            if kv is None or record is None:
+            if kv is None or record is None or only not in ("", record.id):
                 raise NotFound(f"there is no volume {name}")
-            trash = TrashRecord(volume=record, removed=self._now(), expires=expires(record))
+            now = self._now()
+            trash = TrashRecord(volume=record, removed=now, expires=expires(record, now))
             put = Put(schema.volume_trash_key(record.id), schema.encode(trash))
             ops = (Delete(key), Delete(_sized(record).key), put)
             if self._store.txn(Txn((unchanged(kv), nothing_below(mounts)), ops)).succeeded:
@@ -169,6 +177,10 @@ class Repository:
         """What was removed, the latest first."""
         found = (schema.decode(kv.value, TrashRecord, kv.key) for kv in self._store.range(schema.VOLUME_TRASH).kvs)
         return sorted(found, key=lambda one: one.removed, reverse=True)
+
+    def restorable(self) -> list[TrashRecord]:
+        """What can be undeleted, the latest first: not what was to be deleted at once, a create that failed, say."""
+        return [one for one in self.trash() if not one.expires or one.expires > one.removed]
 
     def undelete(self, trash: TrashRecord, tenant: TenantRecord) -> VolumeRecord:
         """Take a volume out of the trash; it is to be made ready.
@@ -212,20 +224,21 @@ class Repository:
                 raise NotFound(f"volume {volume.name} was removed meanwhile")
             if has is not None and has.id == volume.id:
                 return
-            record = MountRecord(host=self._host, id=volume.id, since=self._now())
+            limited = bool(volume.bps or volume.read_iops)
+            record = MountRecord(host=self._host, id=volume.id, since=self._now(), limited=limited)
             if self._store.txn(Txn((unchanged(kv),), (Put(mine, schema.encode(record)),))).succeeded:
                 return
         raise Conflict(f"volume {volume.name}: others changed it {ATTEMPTS} times in a row; try again")
 
-    def note(self, name: str, containers: tuple[str, ...]) -> None:
-        """Which containers of this host have a volume, if that is something new."""
+    def note(self, name: str, containers: tuple[str, ...], restart: tuple[str, ...]) -> None:
+        """Which containers of this host have a volume, and are to be restarted, if that is something new."""
         key = schema.volume_mount_key(name, self._host)
         kv = self._mounts.get(f"{name}/{self._host}")
         if kv is not None:
             record = schema.decode(kv.value, MountRecord, key)
-            if record.containers != containers:
-                fresh = schema.encode(msgspec.structs.replace(record, containers=containers))
-                self._store.txn(Txn((unchanged(kv),), (Put(key, fresh),)))  # or the next time
+            fresh = msgspec.structs.replace(record, containers=containers, restart=restart)
+            if record != fresh:
+                self._store.txn(Txn((unchanged(kv),), (Put(key, schema.encode(fresh)),)))  # or the next time
 
     def disclaim(self, name: str) -> None:
         """This host has a volume no more."""

@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import msgspec
 from plugins.volume.directories import DATA, place
 from plugins.volume.lock import PoolLocks
 from plugins.volume.model import Held, Options, agree, parse_name, parse_options, show_size
-from plugins.volume.ports import Directories, Enforcer, Mounts, Usage
+from plugins.volume.ports import Directories, Enforcer, Lanes, Meters, Mounts, Rates, Traffic, Usage
 from plugins.volume.repository import Repository
 from qnet.errors import InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.folder import Folder
@@ -31,13 +31,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A volume with what is known of it here; `target` is where this host has it mounted, or empty."""
+    """A volume with what is known of it here; `target` is where this host has it mounted, or empty, and `traffic` what
+    this host read and wrote since then."""
 
     record: VolumeRecord
     usage: Usage | None
     health: HealthRecord | None
     mounts: tuple[MountRecord, ...]
     target: str
+    traffic: Traffic | None = None
 
 
 class Service:
@@ -51,6 +53,8 @@ class Service:
         enforcer: Enforcer,
         directories: Directories,
         mounts: Mounts,
+        lanes: Lanes,
+        meters: Meters,
         root: Path,
         tenant: Callable[[str], TenantRecord],
         now: Callable[[], str],
@@ -63,12 +67,15 @@ class Service:
         self._enforcer = enforcer
         self._directories = directories
         self._mounts = mounts
+        self._lanes = lanes
+        self._meters = meters
         self._root = root
         self._tenant = tenant
         self._now = now
         self._trash = trash
         self._poke = poke
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._laning = threading.Lock()
 
     # -- the engine's calls ----------------------------------------------------------------------------------
 
@@ -104,13 +111,12 @@ class Service:
             NotFound, Conflict, Unavailable
         """
         volume = self._ready(parse_name(name))
-        pool = self._repository.pool(volume.pool)
         with self._locks[name]:
             self._repository.claim(volume)  # from now on nobody removes it
             before = self._held.get(volume.id) or Held(id=volume.id, name=name, mounts=())
             self._held.save(msgspec.structs.replace(before, mounts=tuple(dict.fromkeys((*before.mounts, mount)))))
             try:
-                self._mounts.mount(pool.servers, pool.volume, place(volume), self.target(volume.id))
+                self.attach(volume)
             except QnetError:
                 self._held.save(before)
                 if not before.mounts:
@@ -144,7 +150,7 @@ class Service:
         record = self._repository.show(parse_name(name))
         if record is None:
             raise NotFound(f"there is no volume {name}")
-        return self._shown(record, self._repository.pools())
+        return self._measured(self._shown(record, self._repository.pools()))
 
     def all(self) -> list[Shown]:
         """All volumes, without what they have. Raises Unavailable."""
@@ -155,7 +161,7 @@ class Service:
         mine = {held.id for held in self._held.all()}
         records = [record for record in self._repository.shown() if record.id in mine] if mine else []
         pools = self._repository.pools() if mine else []
-        return [self._shown(record, pools) for record in records]
+        return [self._measured(self._shown(record, pools)) for record in records]
 
     # -- the operator's --------------------------------------------------------------------------------------
 
@@ -170,6 +176,21 @@ class Service:
         self._check_room(volume, size)
         return self._make(self._repository.resize(volume, size, self._tenant(volume.tenant)))
 
+    def limit(self, name: str, bps: int | None, read_iops: int | None) -> list[str]:
+        """Give a volume other limits, 0: none; None: as they are. Returns the hosts where they hold from its next mount
+        on, for it was mounted without any.
+
+        Raises:
+            NotFound, Unavailable
+        """
+        volume = self._ready(parse_name(name))
+        self._repository.change(
+            volume,
+            bps=volume.bps if bps is None else bps,
+            read_iops=volume.read_iops if read_iops is None else read_iops,
+        )
+        return [mount.host for _, mount in self._repository.mounted(name) if not mount.limited]
+
     def undelete(self, name: str) -> VolumeRecord:
         """Take the volume of that name that was removed last out of the trash.
 
@@ -177,7 +198,7 @@ class Service:
             NotFound, Conflict, Unavailable
         """
         parse_name(name)
-        for trash in self._repository.trash():
+        for trash in self._repository.restorable():
             if trash.volume.name == name:
                 return self._make(self._repository.undelete(trash, self._tenant(trash.volume.tenant)))
         raise NotFound(f"there is no volume {name} in the trash")
@@ -187,6 +208,30 @@ class Service:
     def target(self, volume_id: str) -> Path:
         """Where this host mounts a volume."""
         return self._root / volume_id
+
+    def attach(self, volume: VolumeRecord) -> None:
+        """Mount a volume here, unless it is and its client lives; in a lane if it is limited. Raises Unavailable."""
+        pool, target, lane = self._repository.pool(volume.pool), self.target(volume.id), ""
+        with self._locks[volume.name]:
+            there = target in self._mounts.all()
+            lives = there and self._mounts.alive(target)
+            if there and not lives:
+                self._held.amend(volume.id, died=True)
+            if not lives and (volume.bps or volume.read_iops):
+                with self._laning:
+                    lane = self._lanes.open(volume.id, self._rates(volume))
+            self._mounts.mount(pool.servers, pool.volume, place(volume), target, lane)
+
+    def shape(self, volume: VolumeRecord) -> None:
+        """Hold the client of a volume to what it may do now. Raises Unsupported, Unavailable."""
+        self._lanes.shape(volume.id, self._rates(volume))
+
+    def tidy(self) -> None:
+        """Take lanes away that no volume here needs. Raises Unsupported, Unavailable."""
+        for lane in self._lanes.all():
+            with self._laning:  # a mount is noted as held before its lane is made
+                if self._held.get(lane) is None:
+                    self._lanes.close(lane)
 
     def drop(self, held: Held) -> None:
         """Forget whoever had a volume here, because the engine knows nobody."""
@@ -228,8 +273,10 @@ class Service:
             self._make(record)
         except QnetError:
             try:
-                self._repository.remove(record.name, lambda _: self._now())
+                self._repository.remove(record.name, lambda _, now: now, record.id)
                 self._poke()
+            except NotFound:
+                logger.info("volume %s was removed while it was made", record.name)
             except QnetError as error:
                 logger.warning("volume %s stays half made until somebody asks for it: %s", record.name, error)
             raise
@@ -238,6 +285,9 @@ class Service:
         """Make what a record says: again, where that broke off."""
         pool = self._repository.pool(record.pool)
         with self._pool_locks.hold(pool.name):
+            # whoever removes it from here on clears what is made now; who did before, has
+            if self._repository.get(record.name).id != record.id:
+                raise NotFound(f"volume {record.name} was removed meanwhile")
             self._enforcer.prepare(pool, record.strict)
             if record.restored:
                 self._directories.restore(pool, record)
@@ -279,19 +329,29 @@ class Service:
             if device and self._mounts.users(device):
                 return  # the engine copies out of a stopped container, say
             self._mounts.unmount(target)
+            if held.id in self._lanes.all():
+                self._lanes.close(held.id)
             self._repository.disclaim(held.name)
             self._held.remove(held.id)
         except QnetError as error:
             logger.warning("volume %s stays mounted for now: %s", held.name, error)
 
-    def _expires(self, record: VolumeRecord) -> str:
+    def _expires(self, record: VolumeRecord, now: str) -> str:
         after = {"delete": timedelta(), "trash": self._trash}.get(record.retain)
-        return "" if after is None else (datetime.fromisoformat(self._now()) + after).isoformat()
+        return "" if after is None else (datetime.fromisoformat(now) + after).isoformat()
 
     def _shown(self, record: VolumeRecord, pools: list[VolumePoolRecord] | tuple[()]) -> Shown:
         target = str(self.target(record.id) / DATA) if self._held.get(record.id) else ""
         mounts = tuple(mount for _, mount in self._repository.mounted(record.name))
         return Shown(record, self._usage(record, pools), self._repository.health(record.pool), mounts, target)
+
+    def _measured(self, shown: Shown) -> Shown:
+        traffic = self._meters.read(self.target(shown.record.id)) if shown.target else None
+        return replace(shown, traffic=traffic)
+
+    def _rates(self, volume: VolumeRecord) -> Rates:
+        health = self._repository.health(volume.pool)
+        return Rates(volume.bps, volume.read_iops, health.copies if health else 1.0)
 
     def _usage(self, record: VolumeRecord, pools: list[VolumePoolRecord] | tuple[()]) -> Usage | None:
         return next((self._directories.usage(pool, record) for pool in pools if pool.name == record.pool), None)

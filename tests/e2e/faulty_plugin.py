@@ -73,8 +73,8 @@ def build(config: Any) -> Any:
 
     from plugins.compose import compose
     from plugins.ipam.journal import Journal
-    from plugins.network import nft, tunnels
-    from qnet import wire
+    from plugins.network import tunnels
+    from qnet import nft, wire
     from qnet.folder import Folder
     from qnet.store.etcd import EtcdStore
 

@@ -1,133 +1,42 @@
-"""Volumes of sharedfs on three hosts with GlusterFS: what users type, limits that hold, and what dies meanwhile."""
+"""Volumes of sharedfs on three hosts with GlusterFS: what users type, and limits that hold."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e import kit
+from tests.e2e import kit, shelves
 from tests.e2e.conftest import DIRECTORY, SETTINGS
+from tests.e2e.shelves import CREATE, create, ids, once, start, status
 from tests.lab.cluster import Lab
-from tests.lab.commands import Result, wait_for
+from tests.lab.commands import wait_for
 from tests.lab.host import Host
-from tests.lab.storage import SETS, VOLUME
 from tests.lab.unixhttp import call
 
 pytestmark = pytest.mark.kernel
-MOUNTS = "/var/lib/qnet/mounts"
-WRITER = """
-i=0
-while true; do
-    i=$((i + 1))
-    echo $i >>/data/log && sync -f /data/log 2>/dev/null && echo $i >/tmp/next && mv /tmp/next /tmp/said
-done
-"""
 
 
 @pytest.fixture(scope="module")
 def stored(engine: str) -> Iterator[Lab]:
     """A lab of its own with storage."""
-    settings = f"{SETTINGS}\n[volume]\nrepair_interval = 1.0\n"
-    with Lab.up(3, engine=engine, settings=settings, storage=True, directory=f"{DIRECTORY}-s", replace=True) as lab:
+    with shelves.lab(engine, DIRECTORY, SETTINGS) as lab:
         yield lab
-    assert lab.leftovers() == []
 
 
 @pytest.fixture
 def hosts(stored: Lab) -> Iterator[list[Host]]:
-    """The three hosts; a mount, record or file that a test leaks fails it."""
-    yield stored.hosts
-    for host in stored.hosts:
-        if not host.volume_plugin.process:
-            host.volume_plugin.start()
-        if not host.engine.process:
-            host.start_engine()
-    kit.at_once(lambda host: host.docker("rm", "-f", *_ids(host, "ps", "-aq"), check=False), stored.hosts)
-    left: list[str] = []
-
-    def clean() -> bool:
-        for name in _ids(stored.hosts[0], "volume", "ls", "-q"):
-            stored.hosts[0].docker("volume", "rm", name, check=False)
-        left[:] = _leaks(stored)
-        return not left
-
-    try:
-        wait_for("a clean lab", clean, 20, 0.3)
-    except Exception as late:
-        raise AssertionError("; ".join(left)) from late
-
-
-def _ids(host: Host, *words: str) -> list[str]:
-    return host.docker(*words).stdout.split()
-
-
-def _leaks(lab: Lab) -> list[str]:
-    """Mounts, records, files and directories that no volume needs."""
-    records = kit.records(lab, "/qnet/v1/volume")
-    found = [key for key in records if "/volumes/" in key or "/volume-mounts/" in key]
-    for host in lab.hosts:
-        found += [f"{host.name}: {point}" for point in mounts(host)]
-        found += [f"{host.name}: {path}" for path in (host.node.disk / "private/var/lib/qnet/volumes").glob("*")]
-    kept = {one.fields["volume"]["id"] for key, one in records.items() if "/volume-trash/" in key}
-    there = lab.hosts[0].exec(
-        "sh", "-c", f"ls -d {MOUNTS}/pool-main/qnet/*/* {MOUNTS}/pool-main/qnet/volumes/*/*", check=False
-    )
-    names = {Path(line).name for line in there.stdout.split()} - {"default", "shop"}
-    return found + sorted(names - kept)
-
-
-def mounts(host: Host) -> dict[str, str]:
-    """Mounted volumes, with the process of their client."""
-    listed = host.exec("cat", "/proc/self/mountinfo").stdout.splitlines()
-    points = [line.split()[4] for line in listed if " fuse.glusterfs " in line]
-    ours = [point for point in points if point.startswith(MOUNTS) and "/pool-" not in point]
-    return {point: host.exec("pgrep", "-f", f"glusterfs .* {point}$", check=False).stdout.strip() for point in ours}
-
-
-CREATE = ("volume", "create", "-d", "sharedfs")
-
-
-def create(host: Host, name: str = "data", *options: str) -> None:
-    host.docker(*CREATE, *(word for one in options for word in ("-o", one)), name)
-
-
-def start(host: Host, name: str, command: str = "sleep 1d", volume: str = "data", *options: str) -> None:
-    words = [
-        "run",
-        "-d",
-        "--network",
-        "none",
-        "--stop-signal",
-        "KILL",
-        "--name",
-        name,
-        "-v",
-        f"{volume}:/data",
-        *options,
-    ]
-    host.docker(*words, "busybox:latest", "sh", "-c", command)
-
-
-def once(host: Host, command: str, volume: str = "data", check: bool = True) -> Result:
-    words = ["run", "--rm", "--network", "none", "-v", f"{volume}:/data", "busybox:latest", "sh", "-c", command]
-    return host.docker(*words, check=check)
-
-
-def status(host: Host, volume: str = "data") -> dict[str, Any]:
-    return dict(kit.inspect(host, "volume", volume)["Status"])
+    """The three hosts; whatever a test leaks fails it."""
+    yield from shelves.swept(stored)
 
 
 def test_what_one_host_writes_another_reads(hosts: list[Host]) -> None:
     create(hosts[0], "data", "size=100M", "mode=0750", "uid=7", "gid=8")
     for host in hosts:
-        assert _ids(host, "volume", "ls", "-q") == ["data"]
+        assert ids(host, "volume", "ls", "-q") == ["data"]
     once(hosts[0], "dd if=/dev/urandom of=/data/bytes bs=64k count=40 2>/dev/null; md5sum </data/bytes >/data/sum")
     for host in hosts[1:]:
         assert once(host, "md5sum </data/bytes").stdout == once(host, "cat /data/sum").stdout
@@ -162,7 +71,7 @@ def test_a_volume_in_use_stays_and_a_removed_one_comes_back(hosts: list[Host]) -
     hosts[1].docker("rm", "-f", "aa")
     hosts[0].docker("volume", "rm", "data")
     for host in hosts:
-        assert _ids(host, "volume", "ls", "-q") == []
+        assert ids(host, "volume", "ls", "-q") == []
     create(hosts[0], "data")
     assert once(hosts[0], "ls /data").stdout == ""  # another volume of that name
     hosts[0].docker("volume", "rm", "data")
@@ -217,7 +126,7 @@ def test_a_copy_is_equal_and_goes_on_alone(hosts: list[Host]) -> None:
     hosts[0].docker("volume", "rm", "copy")
     assert once(hosts[2], "ls /data/d").stdout == "bytes\n"
     assert "bytes, more than 1M" in kit.refused(hosts[0], *CREATE, "-o", "from=data", "-o", "size=1M", "small")
-    assert _ids(hosts[0], "volume", "ls", "-q") == ["data"]
+    assert ids(hosts[0], "volume", "ls", "-q") == ["data"]
 
 
 def test_a_tenant_has_a_limit_for_all_of_its_volumes(hosts: list[Host]) -> None:
@@ -253,7 +162,7 @@ def test_how_a_pool_is_can_be_seen_everywhere(hosts: list[Host]) -> None:
 def test_many_creates_at_once_all_succeed(hosts: list[Host]) -> None:
     names = [f"v{number}" for number in range(12)]
     kit.at_once(lambda name: create(hosts[int(name[1:]) % 2], name, "size=10M"), names)
-    assert sorted(_ids(hosts[2], "volume", "ls", "-q")) == sorted(names)
+    assert sorted(ids(hosts[2], "volume", "ls", "-q")) == sorted(names)
     assert {status(hosts[2], name)["Size"] for name in names} == {"10M"}
 
 
@@ -267,100 +176,84 @@ def test_the_same_volume_made_and_mounted_everywhere_at_once_is_one(stored: Lab,
     assert len(kit.records(stored, "/qnet/v1/volumes/")) == 1
 
 
-def test_containers_do_not_notice_that_the_plugin_dies(hosts: list[Host]) -> None:
-    host = hosts[0]
-    create(host)
-    start(host, "aa", WRITER)
-    before = mounts(host)
-    host.volume_plugin.kill()
-    assert host.docker("exec", "aa", "sh", "-c", "echo on >/data/x && cat /data/x").stdout == "on\n"
-    host.volume_plugin.start()
-    start(host, "bb")
-    assert mounts(host) == before
-    host.docker("rm", "-f", "aa")
-    assert mounts(host) == before  # bb still has it
-    host.docker("rm", "-f", "bb")
-    wait_for("unmounted", lambda: not mounts(host), 10)
+def test_what_a_host_does_with_a_volume_is_limited_and_let_go_while_it_writes(hosts: list[Host]) -> None:
+    create(hosts[0], "data", "bps=1M")
+    wait_for("copies", lambda: "Health" in status(hosts[0]), 60, 0.5)
+    start(hosts[0], "aa")
+    assert status(hosts[1])["Limits"] == {"bps": "1M"}
+    writes = ("exec", "aa", "dd", "if=/dev/zero", "of=/data/big", "bs=64k", "conv=fsync")
+    began = time.monotonic()
+    hosts[0].docker(*writes, "count=64")  # 4 MiB
+    assert time.monotonic() - began > 3
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(hosts[0].docker, *writes, "count=2048", timeout=120)  # 128 MiB: minutes
+        time.sleep(1)
+        assert "now" in kit.qnet(hosts[2], "volume", "limit", "data", "--bps", "0").stdout
+        began = time.monotonic()
+        writing.result()
+        assert time.monotonic() - began < 60
+    assert "Limits" not in status(hosts[0])
+    start(hosts[1], "bb")
+    began = time.monotonic()
+    hosts[1].docker("exec", "bb", "sh", "-c", "cat /data/big >/dev/null")
+    assert time.monotonic() - began < 60
+    said = kit.qnet(hosts[2], "volume", "limit", "data", "--read-iops", "5").stdout
+    assert "on host2 from its next mount on" in said
+    assert "on host1" not in said
 
 
-def test_a_dead_client_is_replaced_and_what_was_acknowledged_is_there(hosts: list[Host]) -> None:
-    host = hosts[0]
-    create(host)
-    start(host, "aa", WRITER)
-    wait_for("a line", lambda: _said(host) > 0, 10)
-    ((point, client),) = mounts(host).items()
-    os.kill(int(client), signal.SIGKILL)
-    wait_for("another client", lambda: mounts(host).get(point) not in (client, "", None), 15)
-    said = _said(host)
-    assert "the client of volume data is dead; to be restarted: aa" in host.volume_plugin.log.read_text()
-    for reader in hosts:
-        lines = once(reader, "cat /data/log").stdout.split()
-        assert lines[:said] == [str(number) for number in range(1, said + 1)]
-    host.docker("restart", "-t", "0", "aa")
-    assert host.docker("exec", "aa", "sh", "-c", "echo on >/data/x && cat /data/x").stdout == "on\n"
-
-
-def test_a_killed_engine_leaves_no_mount(hosts: list[Host]) -> None:
-    host = hosts[0]
-    create(host)
-    start(host, "aa", "sleep 1d", "data", "--restart", "no")
-    host.stop_engine(kill=True)
-    host.start_engine()
-    host.docker("rm", "-f", "aa")
-    wait_for("unmounted", lambda: not mounts(host), 20)
-    hosts[1].docker("volume", "rm", "data")
-
-
-@pytest.mark.parametrize("missed", [False, True])
-def test_a_server_that_is_gone_takes_no_byte_with_it(hosts: list[Host], missed: bool) -> None:
+def test_reads_are_counted(hosts: list[Host]) -> None:
     create(hosts[0])
-    start(hosts[0], "aa", WRITER)
-    wait_for("a line", lambda: _said(hosts[0]) > 0, 10)
-    mine = _bricks(hosts[1])
-    for pid in mine:
-        os.kill(pid, signal.SIGKILL)
-    hosts[1].storage.kill()
-    assert len(mine) == SETS
-    at_death = _said(hosts[0])
-    wait_for("more lines", lambda: _said(hosts[0]) > at_death + 5, 60)
-    if missed:
-        create(hosts[0], "meanwhile", "size=10M")
-        hosts[0].docker("volume", "rm", "meanwhile")
-    hosts[1].storage.start()
-    for _ in range(5 if missed else 0):  # docs/volumes.md, "When things die"
-        time.sleep(8)
-        if len(_bricks(hosts[1])) == SETS:
-            break
-        hosts[1].storage.kill()
-        hosts[1].storage.start()
-    wait_for("heal", lambda: _healed(hosts[1]), 60, 1)
-    assert len(_bricks(hosts[1])) == SETS
-    said = _said(hosts[0])
-    hosts[0].docker("rm", "-f", "aa")
-    lines = once(hosts[1], "cat /data/log").stdout.split()
-    assert lines[:said] == [str(number) for number in range(1, said + 1)]
+    once(
+        hosts[0],
+        "i=0; while [ $i -lt 60 ]; do i=$((i+1)); dd if=/dev/urandom of=/data/f$i bs=4k count=1 2>/dev/null; done",
+    )
+    kit.qnet(hosts[0], "volume", "limit", "data", "--read-iops", "10")
+    start(hosts[1], "aa")
+    began = time.monotonic()
+    hosts[1].docker("exec", "aa", "sh", "-c", "cat /data/f* >/dev/null")
+    assert time.monotonic() - began > 3
+    lanes = hosts[1].exec("ip", "-o", "link", "show").stdout
+    assert "qv-" in lanes
+    hosts[1].docker("rm", "-f", "aa")
+    wait_for("no lane", lambda: "qv-" not in hosts[1].exec("ip", "-o", "link", "show").stdout, 10)
 
 
-def _said(host: Host) -> int:
-    """What the writer says it has acknowledged."""
-    return int(host.docker("exec", "aa", "cat", "/tmp/said", check=False).stdout or 0)
+def test_what_is_read_and_written_is_counted(hosts: list[Host]) -> None:
+    create(hosts[0], "data", "size=100M")
+    start(hosts[0], "aa")
+    hosts[0].docker("exec", "aa", "dd", "if=/dev/urandom", "of=/data/x", "bs=64k", "count=48", "conv=fsync")
+    start(hosts[1], "bb")
+    hosts[1].docker("exec", "bb", "sh", "-c", "cat /data/x >/dev/null")
+    wrote, read = (status(host)["Traffic"] for host in hosts[:2])
+    assert wrote["written_bytes"] == 48 << 16
+    assert wrote["writes"] > 0
+    assert (read["read_bytes"], read["written_bytes"]) == (48 << 16, 0)
+    assert read["reads"] > 0
+    assert shelves.metric(hosts[0], "qnet_volume_written_bytes_total") == 48 << 16
+    start(hosts[0], "cc", "while true; do dd if=/dev/zero of=/data/y bs=64k count=16 conv=fsync 2>/dev/null; done")
+    (row,) = json.loads(kit.qnet(hosts[0], "volume", "top", "--json", "--interval", "1").stdout)
+    assert row["volume"] == "data"
+    assert row["written_bytes"] > 1 << 16
 
 
-def _bricks(host: Host) -> list[int]:
-    """The processes of its bricks."""
-    found = host.exec("pgrep", "-f", "glusterfsd .*bricks", check=False).stdout.split()
-    return [int(pid) for pid in found if _host_of(pid) == host.node.netns]
+@pytest.mark.parametrize("name", ["../../etc", "-o", "a\nb", "\u00e9", "a b;c", "x" * 65536, "", ".", "a/b"])
+def test_names_that_engines_let_pass_are_refused_by_every_call(stored: Lab, hosts: list[Host], name: str) -> None:
+    for verb in ("Create", "Mount", "Unmount", "Remove", "Get", "Path"):
+        body = {"Name": name, "ID": "a", "Opts": {"size": "1G"}}
+        code, said = call(hosts[0].node.volume_socket, "POST", f"/VolumeDriver.{verb}", body)
+        assert (code, "is no name of a volume" in said["Err"]) == (500, True), said
+    assert list(kit.records(stored, "/qnet/v1/volume-mounts/")) == list(kit.records(stored, "/qnet/v1/volumes/")) == []
 
 
-def _host_of(pid: str) -> str:
-    named = {path.stat().st_ino: path.name for path in Path("/run/netns").iterdir()}
-    return named.get(Path(f"/proc/{pid}/ns/net").stat().st_ino, "")
-
-
-def _healed(host: Host) -> bool:
-    said = host.storage.gluster("volume", "heal", VOLUME, "info", check=False).stdout
-    counts = [line.rpartition(" ")[2] for line in said.splitlines() if line.startswith("Number of entries")]
-    return bool(counts) and set(counts) == {"0"}
+@pytest.mark.parametrize("value", ["-1", "1e400", "1G\n", "٣", "9" * 65536, "../../x", "-o"])
+def test_options_are_refused_whatever_is_in_them(stored: Lab, hosts: list[Host], value: str) -> None:
+    for option in ("size", "inodes", "tenant", "pool", "mode", "uid", "gid", "retain", "strict", "bps", "read_iops"):
+        body = {"Name": "data", "Opts": {option: value}}
+        code, said = call(hosts[0].node.volume_socket, "POST", "/VolumeDriver.Create", body)
+        assert code == 500, (option, said)
+        assert len(said["Err"]) < 1000
+    assert list(kit.records(stored, "/qnet/v1/volumes/")) == []
 
 
 def test_a_strict_volume_ends_where_it_should(hosts: list[Host]) -> None:

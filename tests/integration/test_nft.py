@@ -23,7 +23,8 @@ def namespace() -> Iterator[None]:
 
 def said(code: str) -> str:
     """What a program says that has the module and a script."""
-    words = f"from plugins.network import nft, filters\nfrom qnet.errors import QnetError\nTABLE = {TABLE!r}\n{code}"
+    words = "from plugins.network import filters\nfrom qnet import nft\n"
+    words += f"from qnet.errors import QnetError\nTABLE = {TABLE!r}\n{code}"
     return run(["ip", "netns", "exec", HOST, sys.executable, "-c", words], timeout=60).stdout.strip()
 
 

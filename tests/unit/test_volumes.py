@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,228 +14,14 @@ import pytest
 
 from plugins.volume import model
 from plugins.volume.directories import place
-from plugins.volume.lock import PoolLocks
-from plugins.volume.meter import METRICS, Meter
-from plugins.volume.model import Held
-from plugins.volume.ports import PoolHealth, Usage
-from plugins.volume.repair import Repair
-from plugins.volume.repository import Repository
-from plugins.volume.service import Service
+from plugins.volume.meter import METRICS, TRAFFIC, Meter
+from plugins.volume.ports import Rates, Usage
 from qnet import schema
-from qnet.engine import EngineContainer, InProgress
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
-from qnet.folder import Folder
-from qnet.schema import TenantRecord, VolumePoolRecord, VolumeRecord
-from qnet.sightings import Sightings
+from qnet.schema import TenantRecord, VolumeRecord
 from qnet.store.base import Put, Txn
-from qnet.store.memory import MemoryStore
-from qnet.tenants import Change, Tenants
-
-GIB = 1 << 30
-POOL = VolumePoolRecord(name="main", volume="gv0", servers=("gl1", "gl2"), since="")
-
-
-class Pool:
-    """What a pool has: directories with what is in them, limits. `fails` is what the next change of it ends with."""
-
-    def __init__(self) -> None:
-        self.homes: dict[str, int] = {}
-        self.filled: set[str] = set()
-        self.strict = False
-        self.trash: dict[str, int] = {}
-        self.limits: dict[str, tuple[int, int]] = {}
-        self.steps: list[str] = []
-        self.fails: Exception | None = None
-        self.answers = True
-        self.gone: list[str] = []
-
-    def _step(self, name: str) -> None:
-        self.steps.append(name)
-        if self.fails:
-            fails, self.fails = self.fails, None
-            raise fails
-
-    def prepare(self, pool: VolumePoolRecord, strict: bool) -> None:
-        self._step("prepare")
-        self.strict = self.strict or strict
-
-    def limit(self, pool: VolumePoolRecord, path: str, size: int, inodes: int) -> None:
-        self._step("limit")
-        assert path.rpartition("/")[2] in self.homes
-        self.limits[path] = (size, inodes)
-
-    def health(self, pool: VolumePoolRecord) -> PoolHealth:
-        self._step("health")
-        return PoolHealth("partial", 6, 5, 3, 10 * GIB, 20 * GIB)
-
-    def lift(self, pool: VolumePoolRecord, path: str) -> None:
-        self._step("lift")
-        self.limits.pop(path, None)
-
-    def away(self, pool: VolumePoolRecord) -> list[str]:
-        return self.gone
-
-    def open(self, pool: VolumePoolRecord) -> Path:
-        return Path("/pool")
-
-    def make(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
-        self._step("make")
-        self.homes.setdefault(volume.id, 0)
-
-    def fill(self, pool: VolumePoolRecord, volume: VolumeRecord, source: Any) -> None:
-        self._step("fill")
-        assert place(volume) in self.limits or not volume.size
-        if source and volume.id not in self.filled:
-            self.homes[volume.id] = self.homes[source[1].id]
-        self.filled.add(volume.id)
-
-    def discard(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
-        self._step("discard")
-        if volume.id in self.homes:
-            assert place(volume) not in self.limits  # the limit goes before the directory
-            self.trash[volume.id] = self.homes.pop(volume.id)
-
-    def restore(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
-        self._step("restore")
-        if volume.id in self.trash:
-            self.homes[volume.id] = self.trash.pop(volume.id)
-
-    def purge(self, pool: VolumePoolRecord, volume: VolumeRecord) -> None:
-        self._step("purge")
-        self.trash.pop(volume.id, None)
-
-    def usage(self, pool: VolumePoolRecord, volume: VolumeRecord) -> Usage | None:
-        known = self.answers and volume.size
-        return Usage(self.homes[volume.id], self.limits[place(volume)][0]) if known else None
-
-    def measure(self, pool: VolumePoolRecord, volume: VolumeRecord) -> int:
-        return self.homes[volume.id]
-
-
-class Mounts:
-    """What a host has mounted, which clients are dead, and who else uses a device."""
-
-    def __init__(self) -> None:
-        self.there: dict[Path, str] = {}
-        self.dead: set[Path] = set()
-        self.used: dict[str, list[int]] = {}
-        self.fails = False
-        self.made = 0
-
-    def mount(self, servers: Any, volume: str, path: str, target: Path) -> None:
-        if self.fails:
-            raise Unavailable(f"cannot mount {volume}{path}")
-        if target not in self.there or target in self.dead:
-            self.dead.discard(target)
-            self.made += 1
-            self.there[target] = f"0:{self.made}"
-
-    def unmount(self, target: Path) -> None:
-        self.there.pop(target, None)
-
-    def alive(self, target: Path) -> bool:
-        return target in self.there and target not in self.dead
-
-    def all(self) -> dict[Path, str]:
-        return dict(self.there)
-
-    def users(self, device: str) -> list[int]:
-        return self.used.get(device, [])
-
-
-class Host:
-    """A host's plugin, and its engine's running containers with their volume."""
-
-    def __init__(self, name: str, store: MemoryStore, pool: Pool, folder: Path, clock: Clock) -> None:
-        self.name, self.folder, self.store, self.pool, self.clock = name, folder, store, pool, clock
-        self.running: dict[str, str] = {}
-        self.starting: frozenset[str] = frozenset()
-        self.mounts = Mounts()
-        self.start()
-
-    def start(self) -> None:
-        """As a process begins."""
-        self.repository = Repository(self.store, self.name, self.clock.now)
-        self.locks = PoolLocks(self.store, self.name)
-        self.held: Folder[Held] = Folder(self.folder / self.name, Held, durable=False)
-        tenants, root = Tenants(self.store, self.clock.now), Path("/mounts")
-        self.service = Service(
-            self.repository,
-            self.held,
-            self.locks,
-            self.pool,
-            self.pool,
-            self.mounts,
-            root,
-            tenants.get,
-            self.clock.now,
-            timedelta(days=7),
-            lambda: None,
-        )
-        self.repair = Repair(
-            self.repository,
-            self.service,
-            self.held,
-            self.mounts,
-            self.pool,
-            self,  # type: ignore[arg-type]
-            InProgress(self),
-            Sightings(10.0, self.clock.monotonic),
-            self.clock.now,
-            threading.Event(),
-            1.0,
-        )
-        self.repository.follow()
-
-    def containers(self) -> tuple[EngineContainer, ...]:
-        return tuple(EngineContainer(name, name, True, True, (), (volume,)) for name, volume in self.running.items())
-
-    follow = None
-
-    def busy_containers(self) -> frozenset[str]:
-        return self.starting
-
-    def compared(self, times: int = 1) -> None:
-        """Comparisons, each 11 seconds after the one before."""
-        for _ in range(times):
-            self.clock.passed += 11
-            self.repair.once()
-
-    def close(self) -> None:
-        self.repository.close()
-        self.locks.close()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.passed = 0.0
-
-    def now(self) -> str:
-        return (datetime(2026, 11, 21, tzinfo=UTC) + timedelta(seconds=self.passed)).isoformat()
-
-    def monotonic(self) -> float:
-        return self.passed
-
-
-class World:
-    """Two hosts."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store, self.pool, self.clock = MemoryStore(), Pool(), Clock()
-        self.store.put(schema.volume_pool_key("main"), schema.encode(POOL))
-        self.tenants = Tenants(self.store, self.clock.now)
-        self.tenants.create("shop", Change(vlan=100))
-        self.one, self.two = (Host(name, self.store, self.pool, folder, self.clock) for name in ("host1", "host2"))
-
-    def volume(self, name: str = "data") -> VolumeRecord:
-        return self.one.repository.get(name)
-
-    def heard(self, host: Host, wanted: Callable[[], bool]) -> None:
-        """Watches deliver in threads of their own."""
-        deadline = time.monotonic() + 5
-        while not wanted():
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+from qnet.tenants import Change
+from tests.unit.volume_world import GIB, POOL, World
 
 
 @pytest.fixture
@@ -321,6 +107,8 @@ def test_names_that_engines_let_through_are_refused(world: World, name: str) -> 
         ),
         ({"size": "-1"}, "-o size=-1: a size"),
         ({"inodes": "0"}, "-o inodes=0: a number from 1"),
+        ({"bps": "1k"}, "-o bps=1k: bytes per second from 64K to 12.5GB, such as 20M"),
+        ({"read_iops": "1.5"}, "-o read_iops=1.5: a number from 1 to 200000"),
         ({"mode": "999"}, "-o mode=999: permissions"),
         ({"uid": "-1"}, "-o uid=-1: a number"),
         ({"strict": "yes"}, "-o strict=yes: true or false"),
@@ -627,6 +415,91 @@ def test_what_is_removed_is_kept_as_was_asked(world: World, retain: str, left: i
     assert len(world.pool.trash) == (retain == "keep")
 
 
+def test_a_limited_volume_has_a_lane_that_follows_its_limits(world: World) -> None:
+    world.one.service.create("data", {"bps": "10M", "read_iops": "100"})
+    volume = world.volume()
+    world.one.service.mount("data", "a")
+    assert world.one.lanes.there == {volume.id: Rates(10 << 20, 100, 1.0)}
+    assert set(world.one.mounts.namespaces.values()) == {f"lane-{volume.id}"}
+    world.heard(world.one, lambda: bool(world.one.repository.mounted("data")))
+    assert world.two.service.limit("data", 1 << 20, None) == []
+    world.heard(world.one, lambda: world.one.repository.copy("data") == world.volume())
+    world.two.repository.note_health("main", world.pool.health(POOL))
+    world.heard(world.one, lambda: world.one.repository.health("main") is not None)
+    world.one.compared()
+    assert world.one.lanes.there == {volume.id: Rates(1 << 20, 100, 2.0)}
+    world.one.service.unmount("data", "a")
+    assert world.one.lanes.there == {}
+
+
+def test_limits_of_a_volume_that_was_mounted_without_any_hold_from_the_next_mount(world: World) -> None:
+    world.one.service.create("data", None)
+    world.one.service.mount("data", "a")
+    world.heard(world.two, lambda: bool(world.two.repository.mounted("data")))
+    assert world.two.service.limit("data", None, 50) == ["host1"]
+    world.one.compared()
+    world.one.service.mount("data", "b")
+    assert world.one.lanes.there == {}
+    world.one.service.unmount("data", "a")
+    world.one.service.unmount("data", "b")
+    world.one.service.mount("data", "c")
+    assert [rates.read_iops for rates in world.one.lanes.there.values()] == [50]
+
+
+def test_a_lane_that_nobody_needs_goes(world: World) -> None:
+    world.one.lanes.open("0123", Rates(1, 1, 1.0))
+    world.one.compared()
+    assert world.one.lanes.there == {}
+
+
+@pytest.mark.parametrize("finds", ["repair", "mount"])
+def test_who_has_a_dead_clients_mount_is_told_until_it_is_started_again(world: World, finds: str) -> None:
+    one = world.one
+    one.service.create("data", None)
+    one.service.mount("data", "a")
+    volume = world.volume()
+    target = one.service.target(volume.id)
+    one.running, one.processes = {"web": "data", "late": "data"}, {"web": 7, "late": 8}
+    one.mounts.dead.add(target)
+    if finds == "mount":
+        one.service.mount("data", "b")
+    one.mounts.seen = {7: "0:1", 8: "0:2"}
+    world.heard(world.one, lambda: bool(one.repository.mounted("data")))
+    one.compared()
+    world.heard(world.two, lambda: any(each.restart for _, each in world.two.repository.mounted("data")))
+    ((_, mount),) = world.two.repository.mounted("data")
+    assert (mount.restart, mount.containers) == (("web",), ("late", "web"))
+    one.mounts.seen[7] = "0:2"
+    world.heard(one, lambda: one.repository.mounted("data")[0][1].restart == ("web",))
+    one.compared()
+    world.heard(world.two, lambda: not any(each.restart for _, each in world.two.repository.mounted("data")))
+    assert not one.held.all()[0].died
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_volume_that_is_removed_while_it_is_made_leaves_nothing(world: World, again: bool) -> None:
+    """Nor does it take one of that name away that was made meanwhile."""
+    hold, made = world.one.locks.hold, list[str]()
+
+    @contextmanager
+    def late(pool: str) -> Iterator[None]:
+        world.one.locks.hold = hold  # type: ignore[method-assign]
+        world.two.service.remove("data")
+        world.two.compared(2)
+        if again:
+            world.two.service.create("data", {"size": "2G"})
+            made.append(world.two.repository.get("data").id)
+        with hold(pool):
+            yield
+
+    world.one.locks.hold = late  # type: ignore[method-assign]
+    with pytest.raises(NotFound, match=r"removed meanwhile|there is no volume data"):
+        world.one.service.create("data", {"size": "1G"})
+    world.one.compared(2)
+    assert list(world.pool.homes) == made
+    assert [one.record.id for one in world.one.service.all()] == made
+
+
 def test_nothing_is_cleared_while_a_server_would_miss_it(world: World) -> None:
     world.one.service.create("data", {"size": "1G"})
     volume = world.volume()
@@ -690,11 +563,11 @@ def test_one_host_looks_how_a_pool_is_and_all_tell(world: World, monkeypatch: py
     assert (health.host, health.state, health.bricks_up) == ("host1", "partial", 5)
     told = {
         sample.name: sample.value
-        for m in Meter(world.one.repository, world.one.service).collect()
+        for m in Meter(world.one.repository, world.one.service, "host1").collect()
         for sample in m.samples
     }
-    assert list(told) == list(METRICS)
-    assert list(told.values()) == [5, GIB, 6, 5, 3, 10 * GIB, 20 * GIB]
+    assert list(told) == [*METRICS, *(f"{name}_total" for name in TRAFFIC)]
+    assert list(told.values()) == [5, GIB, 0, 6, 5, 3, 10 * GIB, 20 * GIB, 11, 22, 3, 4]
     world.clock.passed += 100
     world.two.repair.once()
     assert world.pool.steps.count("health") == 2
