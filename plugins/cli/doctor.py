@@ -48,6 +48,9 @@ def _examine(session: Session) -> Iterator[Finding]:
     try:
         with session.store() as store:
             yield from _cluster(store, settings)
+            from plugins.cli.volume_checks import volumes
+
+            yield from found_by("volumes", partial(volumes, store, settings, session.now))
     except QnetError as error:
         yield Finding("fail", f"store: {error}")
 

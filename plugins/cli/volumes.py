@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -15,7 +16,7 @@ from plugins.volume.meter import TRAFFIC as METERED
 from plugins.volume.model import NAME, show_size
 from plugins.volume.repository import Repository
 from qnet import schema
-from qnet.errors import Conflict, InvalidRequest, NotFound
+from qnet.errors import Conflict, InvalidRequest, NotFound, QnetError
 from qnet.schema import VolumePoolRecord, VolumeRecord
 from qnet.store.base import Delete, Put, Store, Txn, absent, unchanged
 
@@ -39,13 +40,21 @@ def ls(session: Session, as_json: bool) -> None:
         repository = _repository(session, store)
         repository.follow()
         found, mounted = repository.shown(), repository.mounted()
+        health = {one.pool: state.state for one in found if (state := repository.health(one.pool))}
         repository.close()
+    used = _told(session, "/qnet.Usage").get("Used", {})
     hosts = {one.name: [mount.host for name, mount in mounted if name == one.name] for one in found}
     if as_json:
-        show_json([{"volume": one, "mounted_on": hosts[one.name]} for one in found])
+        show_json([{"volume": one, "mounted_on": hosts[one.name], "used": used.get(one.name)} for one in found])
         return
-    rows = ((one.name, one.tenant, one.pool, _size(one), ", ".join(hosts[one.name])) for one in found)
-    show_table(("NAME", "TENANT", "POOL", "SIZE", "MOUNTED ON"), rows)
+    rows = (
+        (
+            *(one.name, one.tenant, one.pool, health.get(one.pool, ""), _size(one)),
+            *(human(used[one.name]) if one.name in used else "", ", ".join(hosts[one.name])),
+        )
+        for one in found
+    )
+    show_table(("NAME", "TENANT", "POOL", "HEALTH", "SIZE", "USED", "MOUNTED ON"), rows)
 
 
 @volume.command("inspect")
@@ -59,12 +68,19 @@ def inspect(session: Session, name: str, as_json: bool) -> None:
         repository.follow()
         record, mounts = repository.get(name), [mount for _, mount in repository.mounted(name)]
         repository.close()
+    told = _told(session, "/VolumeDriver.Get", Name=name).get("Volume", {}).get("Status", {})
     if as_json:
-        show_json({"volume": record, "mounts": mounts})
+        show_json({"volume": record, "mounts": mounts, "status": told})
         return
     fields = [("Volume", record.name), ("Tenant", record.tenant), ("Pool", record.pool), ("Since", record.since)]
     fields += [("Size", _size(record)), ("Inodes", str(record.inodes or "no limit")), ("When removed", record.retain)]
     fields += [("Limits", ", ".join(_limits(record)))]
+    fields += [("Used", f"{told['Used']:,} of {told['Limit']:,} bytes")] if "Used" in told else []
+    if "Health" in told:
+        fields += [("Pool's health", f"{told['Health']}, bricks {told['Bricks']}, {told['Heal']} files to heal")]
+    if traffic := told.get("Traffic"):
+        fields += [("Read here", f"{traffic['read_bytes']:,} bytes in {traffic['reads']:,} reads")]
+        fields += [("Written here", f"{traffic['written_bytes']:,} bytes in {traffic['writes']:,} writes")]
     show_fields([*fields, ("State", "" if record.ready else "being made")])
     show_fields([("Mounted on", f"{one.host}  {', '.join(one.containers)}".rstrip()) for one in mounts])
     show_fields([("To be restarted", f"{one.host}  {', '.join(one.restart)}") for one in mounts if one.restart])
@@ -207,6 +223,14 @@ def pool_rm(session: Session, name: str, yes: bool) -> None:
         confirm(session, f"forget pool {name}?", yes)
         store.txn(Txn((unchanged(kv),), (Delete(kv.key),)))
     click.echo(f"pool {name} forgotten")
+
+
+def _told(session: Session, url: str, **arguments: str) -> dict[str, Any]:
+    """What the plugin of this host says; nothing, if it does not answer."""
+    try:
+        return unixhttp.call(session.settings.volume.socket, url, PATIENCE, **arguments)
+    except QnetError:
+        return {}
 
 
 def _limits(record: VolumeRecord) -> Iterator[str]:

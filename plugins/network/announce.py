@@ -18,8 +18,8 @@ from plugins.network.ports import Segment
 logger = logging.getLogger(__name__)
 
 PAUSE = 0.05  # seconds between looks
-AGAIN = 1.0  # seconds between announcements: the first may be lost
-TIMES = 2
+AGAIN = 1.0  # seconds between announcements: one may be lost
+TIMES = 3
 PATIENCE = 10.0  # seconds for the engine to move the link
 LIMIT = 512  # addresses at a time: more than a host can start in that time
 

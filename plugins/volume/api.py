@@ -57,6 +57,12 @@ class LimitResponse(msgspec.Struct, frozen=True, rename="pascal"):
     later: tuple[str, ...]
 
 
+class UsageResponse(msgspec.Struct, frozen=True, rename="pascal"):
+    """What volumes with a limit have, in bytes."""
+
+    used: dict[str, int]
+
+
 class Scope(msgspec.Struct, frozen=True, rename="pascal"):
     """All hosts see the same volumes."""
 
@@ -110,6 +116,7 @@ def register(plugin: Plugin, service: Service) -> None:
     plugin.call("/VolumeDriver.Mount", MountCall, lambda call: MountResponse(service.mount(call.name, call.id)))
     plugin.call("/VolumeDriver.Unmount", MountCall, lambda call: service.unmount(call.name, call.id))
     plugin.call("/VolumeDriver.Remove", NameCall, lambda call: service.remove(call.name))
+    plugin.query("/qnet.Usage", lambda: UsageResponse({name: usage.used for name, usage in service.used().items()}))
     plugin.call("/qnet.Resize", ResizeCall, lambda call: service.resize(call.name, parse_size(call.size)))
     plugin.call("/qnet.Limit", LimitCall, lambda call: LimitResponse(tuple(service.limit(call.name, *_limits(call)))))
     plugin.call("/qnet.Undelete", NameCall, lambda call: service.undelete(call.name))

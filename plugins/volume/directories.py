@@ -21,7 +21,7 @@ from qnet.schema import VolumePoolRecord, VolumeRecord
 DATA = "data"
 TRASH = "/qnet/trash"
 COPYING = 100.0  # seconds: an engine waits two minutes for a create
-PATIENCE = 1.5  # seconds that what is shown waits for a pool
+PATIENCE = 0.8  # seconds that what is shown waits for a pool
 
 
 def place(volume: VolumeRecord) -> str:

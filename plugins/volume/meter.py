@@ -60,7 +60,7 @@ class Meter(Collector):
                         families[name].add_metric(labels, getattr(shown.traffic, field))
                 old = sum(len(mount.restart) for mount in shown.mounts if mount.host == self._host)
                 families["qnet_volume_containers_to_restart"].add_metric(labels, old)
-            for pool in self._repository.pools():
+            for pool in self._repository.known_pools():
                 if found := self._repository.health(pool.name):
                     values = (found.bricks, found.bricks_up, found.heal, found.free, found.total)
                     for name, value in zip(list(METRICS)[3:], values, strict=True):

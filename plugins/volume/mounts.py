@@ -11,7 +11,7 @@ from pathlib import Path
 from qnet.commands import run
 from qnet.errors import Unavailable
 
-KIND, CLIENT = "fuse.glusterfs", b"glusterfs"
+KIND, CLIENT = "fuse.glusterfs", b"/glusterfs"
 MOUNTINFO = Path("/proc/self/mountinfo")
 PROCESSES = Path("/proc")
 SYSTEMD = Path("/run/systemd/system")
@@ -35,7 +35,7 @@ class Mounts:
             Unavailable: it could not be mounted; nothing is.
         """
         if target in self.all():
-            if self.alive(target):
+            if target in self.clients():
                 return
             self.unmount(target)
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -59,9 +59,11 @@ class Mounts:
         if target.is_dir():
             target.rmdir()
 
-    def alive(self, target: Path) -> bool:
-        """Whether its client lives. One without servers answers as a dead one does, or not at all: it has a process."""
-        return self._answers(target) or any(_mounts(process, target) for process in PROCESSES.glob("[0-9]*"))
+    def clients(self) -> Collection[Path]:
+        """The targets whose clients live: each has a process, in this mount namespace. A mount that answers nothing
+        may only lack servers; a dead client's answers with the same error."""
+        own = (PROCESSES / "self/ns/mnt").stat().st_ino
+        return {target for process in PROCESSES.glob("[0-9]*") if (target := _target(process, own)) is not None}
 
     def _answers(self, path: Path) -> bool:
         try:
@@ -101,14 +103,15 @@ class Mounts:
         return kind == KIND and Path(point).is_relative_to(self._root)
 
 
-def _mounts(process: Path, target: Path) -> bool:
-    """Whether a process of this host, of its mount namespace that is, is the client of a mount."""
+def _target(process: Path, namespace: int) -> Path | None:
+    """What a process has mounted, if it is a client in that mount namespace."""
     try:
         words = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-        ours = (process / "ns/mnt").stat().st_ino == (PROCESSES / "self/ns/mnt").stat().st_ino
+        if not words[0].endswith(CLIENT) or (process / "ns/mnt").stat().st_ino != namespace:
+            return None
     except OSError:
-        return False  # it has ended
-    return ours and CLIENT in words[0] and words[-1] == str(target).encode()
+        return None  # it has ended
+    return Path(os.fsdecode(words[-1]))
 
 
 def _mounted(file: Path) -> list[tuple[str, str, str]]:

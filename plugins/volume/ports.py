@@ -89,8 +89,8 @@ class Mounts(Protocol):
     def unmount(self, target: Path) -> None:
         """Unmount it; what is not mounted is no error."""
 
-    def alive(self, target: Path) -> bool:
-        """Whether it is mounted, and its client lives."""
+    def clients(self) -> Collection[Path]:
+        """The targets whose clients live, whether they have servers or not."""
 
     def all(self) -> Mapping[Path, str]:
         """What is mounted below this plugin's directories, with its device."""

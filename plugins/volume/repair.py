@@ -84,13 +84,13 @@ class Repair(Loop):
 
     def _clients(self) -> None:
         """A dead client is replaced. Containers that run keep what they had mounted: they need a restart."""
-        mounted = self._mounts.all()
-        for held in self._held.all():
+        found, mounted, living = self._held.all(), self._mounts.all(), self._mounts.clients()
+        for held in found:
             target = self._service.target(held.id)
-            if held.mounts and target in mounted and not self._mounts.alive(target):
+            if held.mounts and target in mounted and target not in living:
                 names = ", ".join(one.name for one in self._containers().get(held.name, ())) or "no container"
                 logger.error("the client of volume %s is dead; to be restarted: %s", held.name, names)
-                self._service.attach(self._repository.get(held.name))
+                self._service.revive(held)
                 metrics.REPAIRS.labels("client of a volume").inc()
 
     def _users(self) -> None:
@@ -132,7 +132,7 @@ class Repair(Loop):
 
     def _pools(self) -> None:
         """Pools are at hand, so that what volumes have can be told at once."""
-        for pool in self._repository.pools():
+        for pool in self._repository.known_pools():
             try:
                 self._directories.open(pool)
             except QnetError as error:
@@ -140,7 +140,7 @@ class Repair(Loop):
 
     def _health(self) -> None:
         """One host a minute looks at each pool; which one is left to chance, so that not all of them queue for it."""
-        for pool in self._repository.pools():
+        for pool in self._repository.known_pools():
             if self._looked_at(pool.name) or random.random() > CHANCE:  # noqa: S311
                 continue
             try:
@@ -155,7 +155,7 @@ class Repair(Loop):
 
     def _trash(self) -> None:
         now, away = datetime.fromisoformat(self._now()), cache(self._away)
-        for trash in self._repository.trash():
+        for trash in self._repository.known_trash():
             try:
                 if not trash.moved:
                     if not away(trash.volume.pool):

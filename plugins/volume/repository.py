@@ -45,15 +45,17 @@ class Repository:
         self._mounts = PrefixCache(store, schema.VOLUME_MOUNTS)
         self._pools = PrefixCache(store, schema.VOLUME_POOLS)
         self._health = PrefixCache(store, schema.VOLUME_HEALTH)
+        self._trash = PrefixCache(store, schema.VOLUME_TRASH)
+        self._caches = (self._volumes, self._mounts, self._pools, self._health, self._trash)
 
     def follow(self) -> None:
         """Begin to follow the store, unless that has been done."""
-        for cache in (self._volumes, self._mounts, self._pools, self._health):
+        for cache in self._caches:
             cache.start()
 
     def close(self) -> None:
         """Stop following."""
-        for cache in (self._volumes, self._mounts, self._pools, self._health):
+        for cache in self._caches:
             cache.close()
 
     # -- volumes ---------------------------------------------------------------------------------------------
@@ -178,6 +180,14 @@ class Repository:
         found = (schema.decode(kv.value, TrashRecord, kv.key) for kv in self._store.range(schema.VOLUME_TRASH).kvs)
         return sorted(found, key=lambda one: one.removed, reverse=True)
 
+    def known_trash(self) -> list[TrashRecord]:
+        """What was removed, as this process last heard of it: every host compares with it every few seconds."""
+        return [schema.decode(kv.value, TrashRecord, kv.key) for _, kv in self._trash.items()]
+
+    def in_trash(self, volume: str) -> bool:
+        """Whether the volume with this id is in the trash, read now."""
+        return self._store.get(schema.volume_trash_key(volume)) is not None
+
     def restorable(self) -> list[TrashRecord]:
         """What can be undeleted, the latest first: not what was to be deleted at once, a create that failed, say."""
         return [one for one in self.trash() if not one.expires or one.expires > one.removed]
@@ -252,6 +262,10 @@ class Repository:
         return sorted((pair for pair in found if name in ("", pair[0])), key=lambda pair: (pair[0], pair[1].host))
 
     # -- pools -----------------------------------------------------------------------------------------------
+
+    def known_pools(self) -> list[VolumePoolRecord]:
+        """All pools, as this process last heard of them."""
+        return [schema.decode(kv.value, VolumePoolRecord, kv.key) for _, kv in self._pools.items()]
 
     def pools(self) -> list[VolumePoolRecord]:
         """All pools: read now, or as they were when the store was last reached."""

@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -116,7 +116,7 @@ class Service:
             before = self._held.get(volume.id) or Held(id=volume.id, name=name, mounts=())
             self._held.save(msgspec.structs.replace(before, mounts=tuple(dict.fromkeys((*before.mounts, mount)))))
             try:
-                self.attach(volume)
+                self._attach(volume)
             except QnetError:
                 self._held.save(before)
                 if not before.mounts:
@@ -150,18 +150,33 @@ class Service:
         record = self._repository.show(parse_name(name))
         if record is None:
             raise NotFound(f"there is no volume {name}")
-        return self._measured(self._shown(record, self._repository.pools()))
+        return self._measured(self._shown(record, self._repository.pools(), self._mounted(name)))
 
     def all(self) -> list[Shown]:
         """All volumes, without what they have. Raises Unavailable."""
-        return [self._shown(record, ()) for record in self._repository.shown()]
+        mounts = defaultdict[str, list[MountRecord]](list)
+        for name, mount in self._repository.mounted():
+            mounts[name].append(mount)
+        return [self._shown(record, (), mounts[record.name]) for record in self._repository.shown()]
+
+    def used(self) -> dict[str, Usage]:
+        """What the volumes with a limit have, by name, of pools that answer. Raises Unavailable."""
+        pools, silent, found = self._repository.pools(), set[str](), dict[str, Usage]()
+        for record in self._repository.shown():
+            if record.size and record.pool not in silent:
+                usage = self._usage(record, pools)
+                if usage is None:
+                    silent.add(record.pool)  # each of its volumes would be waited for
+                else:
+                    found[record.name] = usage
+        return found
 
     def mounted(self) -> list[Shown]:
         """The volumes that this host has. Raises Unavailable."""
         mine = {held.id for held in self._held.all()}
         records = [record for record in self._repository.shown() if record.id in mine] if mine else []
-        pools = self._repository.pools() if mine else []
-        return [self._measured(self._shown(record, pools)) for record in records]
+        pools = self._repository.known_pools()
+        return [self._measured(self._shown(record, pools, self._mounted(record.name))) for record in records]
 
     # -- the operator's --------------------------------------------------------------------------------------
 
@@ -189,7 +204,7 @@ class Service:
             bps=volume.bps if bps is None else bps,
             read_iops=volume.read_iops if read_iops is None else read_iops,
         )
-        return [mount.host for _, mount in self._repository.mounted(name) if not mount.limited]
+        return [mount.host for mount in self._mounted(name) if not mount.limited]
 
     def undelete(self, name: str) -> VolumeRecord:
         """Take the volume of that name that was removed last out of the trash.
@@ -209,18 +224,12 @@ class Service:
         """Where this host mounts a volume."""
         return self._root / volume_id
 
-    def attach(self, volume: VolumeRecord) -> None:
-        """Mount a volume here, unless it is and its client lives; in a lane if it is limited. Raises Unavailable."""
-        pool, target, lane = self._repository.pool(volume.pool), self.target(volume.id), ""
-        with self._locks[volume.name]:
-            there = target in self._mounts.all()
-            lives = there and self._mounts.alive(target)
-            if there and not lives:
-                self._held.amend(volume.id, died=True)
-            if not lives and (volume.bps or volume.read_iops):
-                with self._laning:
-                    lane = self._lanes.open(volume.id, self._rates(volume))
-            self._mounts.mount(pool.servers, pool.volume, place(volume), target, lane)
+    def revive(self, held: Held) -> None:
+        """Mount a volume in place of a dead client's, unless nobody here has it now. Raises NotFound, Unavailable."""
+        volume = self._repository.get(held.name)
+        with self._locks[held.name]:
+            if self._held.get(held.id) == held and volume.id == held.id:
+                self._attach(volume)
 
     def shape(self, volume: VolumeRecord) -> None:
         """Hold the client of a volume to what it may do now. Raises Unsupported, Unavailable."""
@@ -243,7 +252,7 @@ class Service:
         """Take a removed volume's limit and directory away. Raises NotFound, Unavailable."""
         pool = self._repository.pool(trash.volume.pool)
         with self._pool_locks.hold(pool.name):
-            if all(one.volume.id != trash.volume.id for one in self._repository.trash()):
+            if not self._repository.in_trash(trash.volume.id):
                 return  # undeleted
             self._enforcer.lift(pool, place(trash.volume))
             self._directories.discard(pool, trash.volume)
@@ -263,6 +272,17 @@ class Service:
         with self._pool_locks.hold(pool.name):
             if not younger():
                 self._repository.note_health(pool.name, self._enforcer.health(pool))
+
+    def _attach(self, volume: VolumeRecord) -> None:
+        """Mount a volume here, unless it is and its client lives; in a lane if it is limited. Raises Unavailable."""
+        pool, target, lane = self._repository.pool(volume.pool), self.target(volume.id), ""
+        there, lives = target in self._mounts.all(), target in self._mounts.clients()
+        if there and not lives:
+            self._held.amend(volume.id, died=True)
+        if not (there and lives) and (volume.bps or volume.read_iops):
+            with self._laning:
+                lane = self._lanes.open(volume.id, self._rates(volume))
+        self._mounts.mount(pool.servers, pool.volume, place(volume), target, lane)
 
     def _ready(self, name: str) -> VolumeRecord:
         found = self._repository.get(name)
@@ -340,10 +360,12 @@ class Service:
         after = {"delete": timedelta(), "trash": self._trash}.get(record.retain)
         return "" if after is None else (datetime.fromisoformat(now) + after).isoformat()
 
-    def _shown(self, record: VolumeRecord, pools: list[VolumePoolRecord] | tuple[()]) -> Shown:
+    def _mounted(self, name: str) -> list[MountRecord]:
+        return [mount for _, mount in self._repository.mounted(name)]
+
+    def _shown(self, record: VolumeRecord, pools: Collection[VolumePoolRecord], mounts: Iterable[MountRecord]) -> Shown:
         target = str(self.target(record.id) / DATA) if self._held.get(record.id) else ""
-        mounts = tuple(mount for _, mount in self._repository.mounted(record.name))
-        return Shown(record, self._usage(record, pools), self._repository.health(record.pool), mounts, target)
+        return Shown(record, self._usage(record, pools), self._repository.health(record.pool), tuple(mounts), target)
 
     def _measured(self, shown: Shown) -> Shown:
         traffic = self._meters.read(self.target(shown.record.id)) if shown.target else None
@@ -353,5 +375,5 @@ class Service:
         health = self._repository.health(volume.pool)
         return Rates(volume.bps, volume.read_iops, health.copies if health else 1.0)
 
-    def _usage(self, record: VolumeRecord, pools: list[VolumePoolRecord] | tuple[()]) -> Usage | None:
+    def _usage(self, record: VolumeRecord, pools: Collection[VolumePoolRecord]) -> Usage | None:
         return next((self._directories.usage(pool, record) for pool in pools if pool.name == record.pool), None)

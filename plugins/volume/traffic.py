@@ -12,7 +12,7 @@ from plugins.volume.ports import Traffic
 
 FOLDER = Path("/run/gluster")  # the only place where clients write such files
 ASK = "trusted.io-stats-dump"  # setting it on a mount has its client write one (xlators/debug/io-stats)
-PATIENCE = 1.5  # seconds
+PATIENCE = 0.8  # seconds
 BYTES = re.compile(r"^\s*(BytesRead|BytesWritten) : (\d+)", re.MULTILINE)
 COUNTS = re.compile(r"^(Read|Write) Count\s*:(.*)$", re.MULTILINE)
 

@@ -70,7 +70,7 @@ def announcements(mac: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_started_container_is_announced_twice(hosts: list[Host], mode: str) -> None:
+def test_a_started_container_is_announced_again(hosts: list[Host], mode: str) -> None:
     network(hosts[0], "web", *kit.DUAL, "-o", f"mode={mode}")
     wanted = [frame.hex() for frame in announcements(mac_of("default", ip_address(FIXED)))]
     command = [sys.executable, str(Path(frames.__file__)), "count", "eth1", "2", *wanted]

@@ -232,6 +232,11 @@ def test_what_is_read_and_written_is_counted(hosts: list[Host]) -> None:
     assert read["reads"] > 0
     assert shelves.metric(hosts[0], "qnet_volume_written_bytes_total") == 48 << 16
     start(hosts[0], "cc", "while true; do dd if=/dev/zero of=/data/y bs=64k count=16 conv=fsync 2>/dev/null; done")
+    shown = kit.qnet(hosts[0], "volume", "inspect", "data").stdout
+    assert "Written here" in shown
+    assert f"of {100 << 20:,} bytes" in shown
+    (listed,) = json.loads(kit.qnet(hosts[2], "volume", "ls", "--json").stdout)
+    assert (listed["mounted_on"], listed["used"] is None) == (["host1", "host2"], False)
     (row,) = json.loads(kit.qnet(hosts[0], "volume", "top", "--json", "--interval", "1").stdout)
     assert row["volume"] == "data"
     assert row["written_bytes"] > 1 << 16

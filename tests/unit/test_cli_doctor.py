@@ -25,7 +25,7 @@ from plugins.network.model import Network, Subnet
 from plugins.network.plan import Link
 from qnet import schema, settings
 from qnet.errors import InvalidRequest, Unavailable
-from qnet.schema import AddressRecord, HostRecord, PoolRecord
+from qnet.schema import AddressRecord, Health, HealthRecord, HostRecord, PoolRecord, VolumePoolRecord
 from qnet.settings import Settings
 from qnet.store.base import EndpointStatus
 from qnet.store.memory import MemoryStore
@@ -68,6 +68,7 @@ class Machine:
             host=settings.Host(name="host1", state_dir=str(folder)),
             docker=settings.Docker(socket=str(folder / "docker.sock"), timeout=0.5),
             network=settings.Network(parent="eth1", socket=str(folder / "qnet.sock")),
+            volume=settings.Volume(socket=str(folder / "sharedfs.sock")),
         )
         self.features: Mapping[str, str] | Exception = dict.fromkeys(KINDS, "")
         self.links = {"eth1": ETH1}
@@ -376,3 +377,46 @@ def test_slow_store_is_a_warning(machine: Machine, monkeypatch: pytest.MonkeyPat
 
     (finding,) = cluster_checks.round_trip(machine.store)
     assert (finding.level, finding.what) == ("warn", "etcd answers a read in 1000.0 ms")
+
+
+def pool(machine: Machine, state: Health = "up", up: int = 6) -> None:
+    record = VolumePoolRecord(name="main", volume="gv0", servers=("gl1",), since="")
+    health = HealthRecord(at="now", host="host2", state=state, bricks=6, bricks_up=up, heal=3, free=1, total=2)
+    machine.store.put(schema.volume_pool_key("main"), schema.encode(record))
+    machine.store.put(schema.volume_health_key("main"), schema.encode(health))
+
+
+def test_a_host_that_can_mount_volumes_is_well(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.cli.volume_checks.FUSE", machine.folder)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    pool(machine)
+    machine.serve("sharedfs.sock", {"/Plugin.Activate": {"Implements": ["VolumeDriver"]}})
+    assert machine.wrong() == {}
+
+
+def test_what_a_host_lacks_for_volumes_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.cli.volume_checks.FUSE", machine.folder / "fuse")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    pool(machine, "degraded", 5)
+    found = machine.wrong()
+    assert len(found) == 5
+    told = "\n".join(f"{what} {todo}" for what, todo in found.items())
+    for part in (
+        "warn pool main is degraded: 5 of 6 bricks up, 3 files to heal, as host2 saw it at now",
+        "gluster volume status gv0",
+        "systemctl start sharedfs",
+        "modprobe fuse",
+        "apt install glusterfs-client",
+        "apt install glusterfs-server",
+    ):
+        assert part in told
+
+
+def test_a_pool_that_is_down_or_unknown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.cli.volume_checks.FUSE", machine.folder)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    machine.serve("sharedfs.sock", {"/Plugin.Activate": {"Implements": []}})
+    pool(machine, "down", 2)
+    found = machine.wrong()
+    assert {line.split()[0] for line in found} == {"fail"}
+    assert "is no VolumeDriver" in "".join(found)

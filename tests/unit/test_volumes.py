@@ -385,7 +385,7 @@ def test_a_dead_client_is_replaced_and_who_had_it_is_named(world: World, caplog:
     target = world.one.service.target(world.volume().id)
     world.one.mounts.dead.add(target)
     world.one.compared()
-    assert world.one.mounts.alive(target)
+    assert target in world.one.mounts.clients()
     assert "the client of volume data is dead; to be restarted: web" in caplog.text
 
 

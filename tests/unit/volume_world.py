@@ -133,8 +133,8 @@ class Mounts:
     def unmount(self, target: Path) -> None:
         self.there.pop(target, None)
 
-    def alive(self, target: Path) -> bool:
-        return target in self.there and target not in self.dead
+    def clients(self) -> set[Path]:
+        return set(self.there) - self.dead
 
     def all(self) -> dict[Path, str]:
         return dict(self.there)
@@ -221,7 +221,7 @@ class Host:
         return tuple(EngineContainer(name, name, True, True, (), (volume,)) for name, volume in self.running.items())
 
     def process(self, container: str) -> int:
-        return self.processes[container]
+        return self.processes.get(container, 0)
 
     follow = None
 
@@ -232,7 +232,15 @@ class Host:
         """Comparisons, each 11 seconds after the one before."""
         for _ in range(times):
             self.clock.passed += 11
+            self._catch_up()
             self.repair.once()
+
+    def _catch_up(self) -> None:
+        """What it follows comes by threads."""
+        deadline = time.monotonic() + 5
+        while sorted(self.repository.known_trash(), key=str) != sorted(self.repository.trash(), key=str):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def close(self) -> None:
         self.repository.close()
