@@ -149,8 +149,10 @@ class Repository:
                 return made
         raise Conflict(f"volume {before.name}: others changed it {ATTEMPTS} times in a row; try again")
 
-    def remove(self, name: str, expires: Callable[[VolumeRecord, str], str], only: str = "") -> TrashRecord:
-        """Put a volume, or `only` the one with that id, into the trash until a time that depends on the one now.
+    def remove(
+        self, name: str, expires: Callable[[VolumeRecord, str], str], only: VolumeRecord | None = None
+    ) -> TrashRecord:
+        """Put a volume into the trash until a time that depends on the one now; `only` if it is still as it was then.
 
         Raises:
             NotFound: there is none.
@@ -160,7 +162,7 @@ class Repository:
         for _ in range(ATTEMPTS):
             kv = self._store.get(key)
             record = _one(kv, VolumeRecord)
-            if kv is None or record is None or only not in ("", record.id):
+            if kv is None or record is None or only not in (None, record):
                 raise NotFound(f"there is no volume {name}")
             now = self._now()
             trash = TrashRecord(volume=record, removed=now, expires=expires(record, now))

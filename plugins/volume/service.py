@@ -118,7 +118,7 @@ class Service:
             try:
                 self._attach(volume)
             except QnetError:
-                self._held.save(before)
+                self._held.amend(volume.id, mounts=before.mounts)
                 if not before.mounts:
                     self._release(before)
                 raise
@@ -293,10 +293,10 @@ class Service:
             self._make(record)
         except QnetError:
             try:
-                self._repository.remove(record.name, lambda _, now: now, record.id)
+                self._repository.remove(record.name, lambda _, now: now, record)
                 self._poke()
             except NotFound:
-                logger.info("volume %s was removed while it was made", record.name)
+                logger.info("volume %s was removed while it was made, or made by another host", record.name)
             except QnetError as error:
                 logger.warning("volume %s stays half made until somebody asks for it: %s", record.name, error)
             raise

@@ -500,6 +500,25 @@ def test_a_volume_that_is_removed_while_it_is_made_leaves_nothing(world: World, 
     assert [one.record.id for one in world.one.service.all()] == made
 
 
+def test_a_create_that_fails_leaves_what_another_host_has_made_of_it(world: World) -> None:
+    hold = world.one.locks.hold
+
+    @contextmanager
+    def late(pool: str) -> Iterator[None]:
+        world.one.locks.hold = hold  # type: ignore[method-assign]
+        world.two.service.create("data", {"size": "1G"})
+        world.pool.fails = Unavailable("no")
+        with hold(pool):
+            yield
+
+    world.one.locks.hold = late  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="no"):
+        world.one.service.create("data", {"size": "1G"})
+    world.one.compared(2)
+    assert world.volume().ready
+    assert world.pool.homes == {world.volume().id: 0}
+
+
 def test_nothing_is_cleared_while_a_server_would_miss_it(world: World) -> None:
     world.one.service.create("data", {"size": "1G"})
     volume = world.volume()
