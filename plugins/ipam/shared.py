@@ -107,20 +107,29 @@ class Shared:
     def _without(
         self, pool: PoolId, candidates: tuple[str, ...], except_host: str
     ) -> tuple[tuple[Compare, ...], tuple[Op, ...]]:
-        """What deletes those addresses that no use names, `except_host`'s own aside."""
+        """What deletes those addresses that no use names, `except_host`'s own aside.
+
+        One that stays has a witness: a use that names it, and is to be there still. That none is newer does not tell
+        that one is gone; of two hosts that leave at once, neither would take the address away.
+        """
         if not candidates:
             return (), ()
         prefix = schema.use_key(pool.tenant, str(pool.subnet))
         uses = self._store.range(prefix)
-        others = [schema.decode(kv.value, UseRecord, kv.key) for kv in uses.kvs]
-        named = {address for use in others if use.host != except_host for address in use.shared}
+        named: dict[str, KeyValue] = {}
+        for kv in uses.kvs:
+            use = schema.decode(kv.value, UseRecord, kv.key)
+            named |= dict.fromkeys(use.shared if use.host != except_host else (), kv)
         pool_kv = self._store.get(schema.pool_key(pool.tenant, str(pool.subnet)))
         compares: tuple[Compare, ...] = (none_newer(prefix, uses.revision),)
         ops: tuple[Op, ...] = ()
         for address in candidates:
             key = schema.address_key(pool.tenant, str(pool.subnet), address)
             kv = self._store.get(key)
-            if address in named or kv is None or self._is_kept(pool_kv, address):
+            if address in named:
+                compares += (at_revision(named[address].key, named[address].mod_revision),)
+                continue
+            if kv is None or self._is_kept(pool_kv, address):
                 continue
             if schema.decode(kv.value, AddressRecord, key).kind in ("gateway", "auxiliary"):
                 compares += (at_revision(key, kv.mod_revision),)

@@ -113,14 +113,17 @@ class Uses:
         pools, revision = self.pools(tenant)
         dropped = [address for address in (before.shared if before else ()) if address not in use.shared]
         if subnet not in pools:
-            self._make(tenant, subnet, pools, revision, use, use_revision)
+            done = self._make(tenant, subnet, pools, revision, use, use_revision)
         else:
-            self.shared.write_use(PoolId(tenant, subnet), use, use_revision, dropped)
+            done = self.shared.write_use(PoolId(tenant, subnet), use, use_revision, dropped)
+        if not done:
+            return  # it changed meanwhile: the next comparison sees to it
+        use_key = schema.use_key(tenant, str(subnet), self._host)
         for address in use.shared:
             key = schema.address_key(tenant, str(subnet), address)
             kind: schema.Kind = "gateway" if address in gateways else "auxiliary"
             fresh = AddressRecord(kind=kind, host=self._host, since=self._now(), claim=f"{kind}-{address}")
-            self._store.txn(Txn((absent(key),), (Put(key, schema.encode(fresh)),)))
+            self._store.txn(Txn((absent(key), present(use_key)), (Put(key, schema.encode(fresh)),)))
 
     def collect(self, tenant: str, subnet: IPNetwork, *, kept_too: bool = False) -> bool:
         """Delete a pool that nobody uses and that holds no address. Returns whether it is gone."""

@@ -120,6 +120,14 @@ def test_gateway_stays_when_another_host_comes_at_the_last_moment(world: World) 
     assert records(world.store, "default", SUBNET)["10.77.0.1"].kind == "gateway"
 
 
+def test_gateway_goes_when_the_last_two_hosts_leave_at_the_same_moment(world: World) -> None:
+    for host in (world.one, world.two):
+        host.network("a", SUBNET, "10.77.0.1")
+    world.one.uses.shared._store = Between(world.store, lambda: world.two.remove_network("a"))
+    world.one.remove_network("a")
+    assert world.store.count(schema.ROOT) == 0
+
+
 def test_gateway_that_a_crash_left_is_dropped(world: World) -> None:
     """An earlier release deleted the use and the addresses in two transactions."""
     world.one.network("a", SUBNET, "10.77.0.1")
@@ -163,6 +171,24 @@ def test_lost_use_is_written_anew(world: World) -> None:
     assert use is not None
     assert (use.networks, use.shared) == (1, {"10.77.0.1": 1})
     assert records(world.store, "default", SUBNET)["10.77.0.1"].kind == "gateway"
+
+
+def test_network_that_is_removed_while_its_use_is_corrected_leaves_no_gateway(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.one.network("a", SUBNET, "10.77.0.1")
+    use, _ = world.one.uses._repository.use("default", SUBNET)
+    assert use is not None
+    write = world.one.uses.shared.write_use
+
+    def late(*words: Any) -> bool:
+        monkeypatch.undo()
+        world.one.remove_network("a")
+        return write(*words)
+
+    monkeypatch.setattr(world.one.uses.shared, "write_use", late)
+    world.one.uses.correct("default", ip_network(SUBNET), use, ["10.77.0.1"])
+    assert world.store.count(schema.ROOT) == 0
 
 
 def test_two_tenants_may_have_one_subnet(world: World) -> None:
