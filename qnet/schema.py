@@ -195,7 +195,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     `id` names its directory and is never used again. `size` in bytes and `inodes` 0: no limit. `mode` in octal digits.
     `source`: the volume that it began as a copy of, `source_id` until it is one. `strict`: its pool enforces limits at
     once. `bps` and `read_iops`: bytes each way and reads in a second on each host, 0: no limit. `restored`: its data
-    lies in the trash until it is ready.
+    lies in the trash until it is ready. `asked`: a host that cannot make it waits for one that can, which met `trouble`
+    instead.
     """
 
     v: int = 1
@@ -217,6 +218,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     read_iops: int = 0
     ready: bool = False
     restored: bool = False
+    asked: bool = False
+    trouble: str = ""
 
 
 class MountRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

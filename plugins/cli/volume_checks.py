@@ -15,7 +15,6 @@ from qnet.store.base import Store
 
 PATIENCE = 5.0
 FUSE = Path("/dev/fuse")
-PEER = "or have volumes made and resized on the Gluster servers only"
 
 
 def volumes(store: Store, settings: Settings, now: Callable[[], str]) -> Iterator[Finding]:
@@ -57,5 +56,3 @@ def _machine(socket: str) -> Iterator[Finding]:
         yield Finding("fail", f"{FUSE} is not there", "modprobe fuse")
     if not shutil.which("mount.glusterfs"):
         yield Finding("fail", "mount.glusterfs is not installed", "apt install glusterfs-client")
-    if not shutil.which("gluster"):
-        yield Finding("warn", "the command gluster is not installed", f"apt install glusterfs-server, {PEER}")

@@ -41,10 +41,12 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     for folder in (root, LOGS):
         folder.mkdir(parents=True, exist_ok=True, mode=0o711)
     store, poke = open_store(config.etcd), threading.Event()
+    enforcer = Quota()
     held = Folder(Path(config.host.state_dir) / "volumes", Held, durable=True)
 
     def changed(names: list[str]) -> None:
-        if not {one.name for one in held.all()}.isdisjoint(names):
+        mine = {one.name for one in held.all()}
+        if any(name in mine or (enforcer.serves and repository.is_asked(name)) for name in names):
             poke.set()
 
     repository, locks = Repository(store, host, now, changed), PoolLocks(store, host)
@@ -54,7 +56,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
         repository,
         held,
         locks,
-        Quota(),
+        enforcer,
         directories,
         mounts,
         Lanes(),

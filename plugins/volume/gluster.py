@@ -7,6 +7,7 @@ qnet's own from meeting; what an operator types is met with patience.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import subprocess
 import sys
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 DEADLINE = 30.0  # seconds for one command
 PATIENCE = 60.0  # seconds for a command of somebody else
 PAUSE = (0.1, 0.4)  # seconds between two tries
+AGE = 10.0  # seconds for which it is known whether there is a glusterd
 # what the command says while another one works on the volume
 BUSY = ("Another transaction", "Locking failed", "in progress", "Please try again")
 AWAY = ("Connection failed", "glusterd is not running", "Please check if gluster daemon is operational")
@@ -57,6 +59,25 @@ class Quota:
 
     def __init__(self) -> None:
         self._prepared: dict[str, bool] = {}  # by pool: whether it is strict
+        self._able: tuple[float, bool] = (-math.inf, False)  # when that was found out
+
+    @property
+    def serves(self) -> bool:
+        """Whether this host was a Gluster server when that was last looked at."""
+        return self._able[1]
+
+    def able(self, pool: VolumePoolRecord) -> bool:
+        """Only Gluster servers can: their glusterd refuses changes that others send."""
+        asked, able = self._able
+        if time.monotonic() - asked > AGE:
+            try:
+                _ask(pool, peer.pool)
+                able = True
+            except Unavailable as error:
+                logger.debug("%s", error)
+                able = False
+            self._able = time.monotonic(), able
+        return able
 
     def prepare(self, pool: VolumePoolRecord, strict: bool) -> None:
         """Switch quota on, have df show it, and usage looked at often; what it sets it says in the log. A pool that was
@@ -154,7 +175,7 @@ def _ask(pool: VolumePoolRecord, call: Callable[[], ResultT]) -> ResultT:
             return call()
         except utils.GlusterCmdException as error:
             said = " ".join(str(part) for part in error.args[0][1:] if part).strip() or "no reason given"
-        except (FileNotFoundError, xml.etree.ElementTree.ParseError) as error:
+        except (OSError, xml.etree.ElementTree.ParseError) as error:
             raise Unavailable(
                 f"pool {pool.name}: gluster: {error}: is glusterfs-server installed on this host?"
             ) from error

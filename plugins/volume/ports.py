@@ -26,6 +26,9 @@ class PoolHealth:
 class Enforcer(Protocol):
     """What keeps a directory of a pool to its size (`plugins.volume.gluster.Quota`)."""
 
+    def able(self, pool: VolumePoolRecord) -> bool:
+        """Whether limits can be changed from this host, as it was a moment ago."""
+
     def prepare(self, pool: VolumePoolRecord, strict: bool) -> None:
         """Give the pool what it needs, once. `strict`: from now on, limits are looked at before each write."""
 

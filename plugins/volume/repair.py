@@ -63,6 +63,7 @@ class Repair(Loop):
             self._clients,
             self._users,
             self._lanes,
+            self._asked,
             self._pools,
             self._trash,
             self._health,
@@ -130,6 +131,12 @@ class Repair(Loop):
                 self._service.shape(volume)
         self._service.tidy()
 
+    def _asked(self) -> None:
+        """Volumes that hosts wait for which are no Gluster servers."""
+        for record in self._repository.asked():
+            if self._service.able(record.pool):
+                self._service.serve(record)
+
     def _pools(self) -> None:
         """Pools are at hand, so that what volumes have can be told at once."""
         for pool in self._repository.known_pools():
@@ -144,6 +151,8 @@ class Repair(Loop):
             if self._looked_at(pool.name) or random.random() > CHANCE:  # noqa: S311
                 continue
             try:
+                if not self._service.able(pool.name):
+                    continue
                 self._service.look(pool, partial(self._looked_at, pool.name))
             except QnetError as error:
                 logger.warning("health of pool %s: %s", pool.name, error)
@@ -154,19 +163,22 @@ class Repair(Loop):
         return age is not None and age < HEALTH
 
     def _trash(self) -> None:
-        now, away = datetime.fromisoformat(self._now()), cache(self._away)
+        now, clears = datetime.fromisoformat(self._now()), cache(self._clears)
         for trash in self._repository.known_trash():
             try:
                 if not trash.moved:
-                    if not away(trash.volume.pool):
+                    if clears(trash.volume.pool):
                         self._service.clear(trash)
                 elif trash.expires and datetime.fromisoformat(trash.expires) <= now:
                     self._service.purge(trash)
             except QnetError as error:
                 logger.warning("volume %s in the trash: %s", trash.volume.name, error)
 
-    def _away(self, pool: str) -> Collection[str]:
-        found = self._service.away(pool)
-        if found:
-            logger.info("pool %s: removed volumes keep their limits while %s is away", pool, ", ".join(found))
-        return found
+    def _clears(self, pool: str) -> bool:
+        """Whether this host can remove limits of a pool, and no server would miss it."""
+        if not self._service.able(pool):
+            return False
+        away = self._service.away(pool)
+        if away:
+            logger.info("pool %s: removed volumes keep their limits while %s is away", pool, ", ".join(away))
+        return not away

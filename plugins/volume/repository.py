@@ -80,6 +80,16 @@ class Repository:
                 raise
             return _one(self._volumes.get(name), VolumeRecord)
 
+    def asked(self) -> list[VolumeRecord]:
+        """Volumes that a host waits for, as this process last heard of them."""
+        found = (schema.decode(kv.value, VolumeRecord, kv.key) for _, kv in self._volumes.items())
+        return [one for one in found if one.asked and not one.ready]
+
+    def is_asked(self, name: str) -> bool:
+        """Whether a host waits for a volume."""
+        found = self.copy(name)
+        return found is not None and found.asked and not found.ready
+
     def copy(self, name: str) -> VolumeRecord | None:
         """A volume as this process last heard of it."""
         return _one(self._volumes.get(name), VolumeRecord)
@@ -162,7 +172,7 @@ class Repository:
         for _ in range(ATTEMPTS):
             kv = self._store.get(key)
             record = _one(kv, VolumeRecord)
-            if kv is None or record is None or only not in (None, record):
+            if kv is None or record is None or (only and not _same(only, record)):
                 raise NotFound(f"there is no volume {name}")
             now = self._now()
             trash = TrashRecord(volume=record, removed=now, expires=expires(record, now))
@@ -299,6 +309,11 @@ class Repository:
         """How a pool is."""
         record = HealthRecord(at=self._now(), host=self._host, **asdict(found))
         self._store.put(schema.volume_health_key(pool), schema.encode(record))
+
+
+def _same(one: VolumeRecord, other: VolumeRecord) -> bool:
+    """Whether nobody has changed a record, but for who is to make it."""
+    return one == msgspec.structs.replace(other, asked=one.asked, trouble=one.trouble)
 
 
 def _sized(record: VolumeRecord) -> Put:

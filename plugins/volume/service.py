@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ from qnet.folder import Folder
 from qnet.schema import HealthRecord, MountRecord, TenantRecord, TrashRecord, VolumePoolRecord, VolumeRecord
 
 logger = logging.getLogger(__name__)
+
+WAITING = 90.0  # seconds that a volume may take to be made elsewhere: an engine waits two minutes for a create
+PAUSE = 0.1  # seconds between looks whether it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,19 @@ class Service:
             self._directories.discard(pool, trash.volume)
             self._repository.moved(trash)
 
+    def able(self, pool: str) -> bool:
+        """Whether this host can change limits of a pool. Raises NotFound, Unavailable."""
+        return self._enforcer.able(self._repository.pool(pool))
+
+    def serve(self, record: VolumeRecord) -> None:
+        """Make a volume for a host that cannot, or let it know why not. Raises Unavailable."""
+        try:
+            self._make(record)
+        except NotFound:
+            return  # removed meanwhile, or its pool
+        except QnetError as error:
+            self._repository.change(record, asked=False, trouble=str(error))
+
     def away(self, pool: str) -> Collection[str]:
         """Servers of a pool without which nothing is cleared. Raises NotFound, Unavailable."""
         return self._enforcer.away(self._repository.pool(pool))
@@ -304,10 +321,13 @@ class Service:
     def _make(self, record: VolumeRecord) -> VolumeRecord:
         """Make what a record says: again, where that broke off."""
         pool = self._repository.pool(record.pool)
+        if not self._enforcer.able(pool):
+            return self._ask(record)
         with self._pool_locks.hold(pool.name):
-            # whoever removes it from here on clears what is made now; who did before, has
-            if self._repository.get(record.name).id != record.id:
-                raise NotFound(f"volume {record.name} was removed meanwhile")
+            # whoever removes it from here on clears what is made now, who did before, has; who resizes, waits
+            record = self._now_as(record)
+            if record.ready:
+                return record  # another host was faster
             self._enforcer.prepare(pool, record.strict)
             if record.restored:
                 self._directories.restore(pool, record)
@@ -320,7 +340,30 @@ class Service:
                 raise NotFound(f"volume {record.source}, which {record.name} was to be a copy of, was removed")
             source = self._repository.pool(found.pool), found
         self._directories.fill(pool, record, source)  # without the lock: a copy takes its time
-        return self._repository.change(record, ready=True, restored=False, source_id="")
+        return self._repository.change(record, ready=True, restored=False, source_id="", asked=False, trouble="")
+
+    def _ask(self, record: VolumeRecord) -> VolumeRecord:
+        """Have a host make a volume that can, and wait for it."""
+        self._repository.change(record, asked=True, trouble="")
+        deadline = time.monotonic() + WAITING
+        while time.monotonic() < deadline:
+            found = self._now_as(record)
+            if found.ready:
+                return found
+            if found.trouble:
+                raise Unavailable(found.trouble)
+            time.sleep(PAUSE)
+        raise Unavailable(
+            f"volume {record.name}: this host is no Gluster server, and none on which sharedfs runs has made it within "
+            f"{WAITING:g} s"
+        )
+
+    def _now_as(self, record: VolumeRecord) -> VolumeRecord:
+        """A volume, read now. Raises NotFound: it was removed meanwhile."""
+        found = self._repository.get(record.name)
+        if found.id != record.id:
+            raise NotFound(f"volume {record.name} was removed meanwhile")
+        return found
 
     def _check_room(self, volume: VolumeRecord, size: int) -> None:
         """Whether what a volume has fits into a size. Raises InvalidRequest, Unavailable."""

@@ -38,8 +38,7 @@ def measure(lab: Lab) -> Iterator[Measured]:
         found = interleaved(ROUNDS, **measures)
         detail = f"KiB/s: {spread(found['ours'])}, bare {spread(found['bare'])}"
         yield Measured(goal, paired(found, "ours", "bare").median, detail)
-    host.docker("rm", "-f", "-t", "0", "aa", check=False)
-    host.docker("rm", "-f", "aa", check=False)
+    host.docker("rm", "-f", "aa")
     for goal, strict in ((SOFT, "false"), (STRICT, "true")):
         name = f"small-{strict}"
         host.docker("volume", "create", "-d", "sharedfs", "-o", "size=50MB", "-o", f"strict={strict}", name)

@@ -150,6 +150,28 @@ def test_files_are_counted_too(hosts: list[Host]) -> None:
     assert int(hosts[0].docker("exec", "aa", "sh", "-c", "ls /data | wc -l").stdout) < 200
 
 
+def test_a_host_that_is_no_server_has_them_made_by_one_that_is(hosts: list[Host]) -> None:
+    command = hosts[2].exec("sh", "-c", "command -v gluster").stdout.strip()
+    hosts[2].exec("mount", "--bind", "/dev/null", command)
+    try:
+        hosts[2].volume_plugin.stop()
+        hosts[2].volume_plugin.start()
+        create(hosts[2], "data", "size=20M", "uid=7")
+        start(hosts[2], "aa")
+        fill = ("exec", "aa", "dd", "if=/dev/zero", "of=/data/big", "bs=1M", "count=400")
+        assert "quota exceeded" in kit.refused(hosts[2], *fill)
+        kit.qnet(hosts[2], "volume", "resize", "data", "500M")
+        wait_for("room", lambda: hosts[2].docker(*fill, check=False).returncode == 0, 20)
+        refusal = kit.refused(hosts[2], *CREATE, "-o", "from=data", "-o", "size=1M", "small")
+        assert "bytes, more than 1M" in refusal
+        hosts[2].docker("rm", "-f", "aa")
+        hosts[2].docker("volume", "rm", "data")
+        wait_for("undeleted", lambda: kit.qnet(hosts[2], "volume", "undelete", "data", check=False).returncode == 0, 10)
+        assert status(hosts[0])["Size"] == "500M"
+    finally:
+        hosts[2].exec("umount", command)
+
+
 def test_how_a_pool_is_can_be_seen_everywhere(hosts: list[Host]) -> None:
     create(hosts[0])
     for host in hosts:

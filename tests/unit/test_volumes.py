@@ -500,23 +500,91 @@ def test_a_volume_that_is_removed_while_it_is_made_leaves_nothing(world: World, 
     assert [one.record.id for one in world.one.service.all()] == made
 
 
-def test_a_create_that_fails_leaves_what_another_host_has_made_of_it(world: World) -> None:
-    hold = world.one.locks.hold
+def test_a_create_that_fails_leaves_what_another_host_has_made_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = world.one.repository.remove
 
-    @contextmanager
-    def late(pool: str) -> Iterator[None]:
-        world.one.locks.hold = hold  # type: ignore[method-assign]
+    def late(*words: Any) -> Any:
         world.two.service.create("data", {"size": "1G"})
-        world.pool.fails = Unavailable("no")
-        with hold(pool):
-            yield
+        return remove(*words)
 
-    world.one.locks.hold = late  # type: ignore[method-assign]
+    monkeypatch.setattr(world.one.repository, "remove", late)
+    world.pool.fails = Unavailable("no")
     with pytest.raises(Unavailable, match="no"):
         world.one.service.create("data", {"size": "1G"})
     world.one.compared(2)
     assert world.volume().ready
     assert world.pool.homes == {world.volume().id: 0}
+
+
+def served(world: World, action: Callable[[], object]) -> object:
+    """What comes of an action on the first host, which is no Gluster server, while the second one compares."""
+    world.one.enforcer.server = False
+    with ThreadPoolExecutor(1) as pool:
+        doing = pool.submit(action)
+        while not doing.done():
+            world.two.compared()
+            time.sleep(0.01)
+        return doing.result()
+
+
+def test_a_host_that_is_no_server_has_volumes_made_and_changed_by_one_that_is(world: World) -> None:
+    served(world, lambda: world.one.service.create("data", {"size": "1G"}))
+    volume = world.volume()
+    assert (volume.ready, volume.asked) == (True, False)
+    assert world.pool.limits == {place(volume): (GIB, 0)}
+    world.one.service.mount("data", "a")
+    world.one.service.unmount("data", "a")
+    served(world, lambda: world.one.service.resize("data", 2 * GIB))
+    assert world.pool.limits == {place(volume): (2 * GIB, 0)}
+    world.one.service.remove("data")
+    world.one.compared(2)  # leaves it to the other
+    world.two.compared(2)
+    assert world.pool.limits == {}
+    served(world, lambda: world.one.service.undelete("data"))
+    assert world.pool.limits == {place(volume): (2 * GIB, 0)}
+    world.clock.passed += 100
+    before = list(world.pool.steps)
+    world.one.compared(20)  # nor does it look how the pool is
+    assert world.pool.steps == before
+
+
+def test_what_a_server_met_is_told_where_it_was_asked_for(world: World) -> None:
+    world.pool.fails_at = "limit"
+    with pytest.raises(Unavailable, match=r"^limit$"):
+        served(world, lambda: world.one.service.create("data", {"size": "1G"}))
+    world.pool.fails_at = ""
+    world.two.compared(2)
+    assert world.one.service.all() == []
+    assert (world.pool.homes, world.pool.trash) == ({}, {})
+
+
+def test_without_any_server_a_create_ends_and_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.volume.service.WAITING", 0.2)
+    world.one.enforcer.server = False
+    with pytest.raises(Unavailable, match="this host is no Gluster server, and none on which sharedfs runs"):
+        world.one.service.create("data", {"size": "1G"})
+    world.two.compared(2)
+    assert world.one.service.all() == []
+    assert world.pool.homes == {}
+
+
+def test_the_size_asked_for_last_is_the_one_in_force(world: World) -> None:
+    world.one.service.create("data", {"size": "1G"})
+    hold = world.one.locks.hold
+
+    @contextmanager
+    def late(pool: str) -> Iterator[None]:
+        world.one.locks.hold = hold  # type: ignore[method-assign]
+        world.two.service.resize("data", 3 * GIB)
+        with hold(pool):
+            yield
+
+    world.one.locks.hold = late  # type: ignore[method-assign]
+    world.one.service.resize("data", 2 * GIB)
+    assert world.volume().size == 3 * GIB
+    assert world.pool.limits == {place(world.volume()): (3 * GIB, 0)}
 
 
 def test_nothing_is_cleared_while_a_server_would_miss_it(world: World) -> None:

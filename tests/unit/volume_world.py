@@ -170,6 +170,20 @@ class Lanes:
         return Traffic(11, 22, 3, 4)
 
 
+class Enforcer:
+    """The pool as one host's glusterd changes it, if it has one."""
+
+    def __init__(self, pool: Pool, server: bool) -> None:
+        self.pool, self.server = pool, server
+
+    def able(self, pool: VolumePoolRecord) -> bool:
+        return self.server
+
+    def __getattr__(self, name: str) -> Any:
+        assert self.server, name
+        return getattr(self.pool, name)
+
+
 class Host:
     """A host's plugin, and its engine's running containers with their volume."""
 
@@ -179,6 +193,7 @@ class Host:
         self.starting: frozenset[str] = frozenset()
         self.mounts, self.lanes = Mounts(), Lanes()
         self.processes: dict[str, int] = {}
+        self.enforcer = Enforcer(pool, server=True)
         self.start()
 
     def start(self) -> None:
@@ -191,7 +206,7 @@ class Host:
             self.repository,
             self.held,
             self.locks,
-            self.pool,
+            self.enforcer,
             self.pool,
             self.mounts,
             self.lanes,
