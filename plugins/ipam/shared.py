@@ -117,9 +117,9 @@ class Shared:
         prefix = schema.use_key(pool.tenant, str(pool.subnet))
         uses = self._store.range(prefix)
         named: dict[str, KeyValue] = {}
-        for kv in uses.kvs:
-            use = schema.decode(kv.value, UseRecord, kv.key)
-            named |= dict.fromkeys(use.shared if use.host != except_host else (), kv)
+        for witness in uses.kvs:
+            use = schema.decode(witness.value, UseRecord, witness.key)
+            named |= dict.fromkeys(use.shared if use.host != except_host else (), witness)
         pool_kv = self._store.get(schema.pool_key(pool.tenant, str(pool.subnet)))
         compares: tuple[Compare, ...] = (none_newer(prefix, uses.revision),)
         ops: tuple[Op, ...] = ()

@@ -35,7 +35,7 @@ class Mounts:
             Unavailable: it could not be mounted; nothing is.
         """
         if target in self.all():
-            if target in self.clients():
+            if self._answers(target) or target in self.clients():
                 return
             self.unmount(target)
         target.mkdir(parents=True, exist_ok=True, mode=0o700)

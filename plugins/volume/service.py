@@ -293,10 +293,11 @@ class Service:
     def _attach(self, volume: VolumeRecord) -> None:
         """Mount a volume here, unless it is and its client lives; in a lane if it is limited. Raises Unavailable."""
         pool, target, lane = self._repository.pool(volume.pool), self.target(volume.id), ""
-        there, lives = target in self._mounts.all(), target in self._mounts.clients()
+        there = target in self._mounts.all()
+        lives = there and target in self._mounts.clients()
         if there and not lives:
             self._held.amend(volume.id, died=True)
-        if not (there and lives) and (volume.bps or volume.read_iops):
+        if not lives and (volume.bps or volume.read_iops):
             with self._laning:
                 lane = self._lanes.open(volume.id, self._rates(volume))
         self._mounts.mount(pool.servers, pool.volume, place(volume), target, lane)
