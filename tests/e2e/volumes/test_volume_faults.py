@@ -6,14 +6,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e import kit, shelves
-from tests.e2e.conftest import DIRECTORY, SETTINGS
-from tests.e2e.shelves import WRITER, acknowledged, bricks, create, heal, ids, kept, mounts, once, start, status
+from tests.e2e import kit
+from tests.e2e.volumes import shelves
+from tests.e2e.volumes.shelves import WRITER, acknowledged, bricks, create, heal, ids, kept, mounts, once, start, status
 from tests.lab.cluster import Lab
 from tests.lab.commands import wait_for
 from tests.lab.host import Host
@@ -22,19 +21,6 @@ from tests.lab.storage import SETS, VOLUME
 pytestmark = pytest.mark.kernel
 RUN = ("run", "--rm", "--network", "none")
 MOUNT = "type=volume,volume-driver=sharedfs,dst=/data,src="
-
-
-@pytest.fixture(scope="module")
-def stored(engine: str) -> Iterator[Lab]:
-    """A lab of its own with storage."""
-    with shelves.lab(engine, DIRECTORY, SETTINGS) as lab:
-        yield lab
-
-
-@pytest.fixture
-def hosts(stored: Lab) -> Iterator[list[Host]]:
-    """The three hosts; whatever a test leaks fails it."""
-    yield from shelves.swept(stored)
 
 
 def test_hosts_that_storm_the_same_names_agree_in_the_end(stored: Lab, hosts: list[Host]) -> None:
@@ -49,17 +35,7 @@ def test_hosts_that_storm_the_same_names_agree_in_the_end(stored: Lab, hosts: li
                 (
                     ("volume", "create", "-d", "sharedfs", "-o", "size=10M", name),
                     ("volume", "rm", name),
-                    (
-                        "run",
-                        "--rm",
-                        "--network",
-                        "none",
-                        "-v",
-                        f"{name}:/data",
-                        "busybox:latest",
-                        "touch",
-                        f"/data/{seed}",
-                    ),
+                    (*RUN, "--mount", f"{MOUNT}{name}", "busybox:latest", "touch", f"/data/{seed}"),
                     ("volume", "inspect", name),
                 )
             )

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e import kit, shelves
-from tests.e2e.conftest import DIRECTORY, SETTINGS
-from tests.e2e.shelves import CREATE, create, ids, once, start, status
+from tests.e2e import kit
+from tests.e2e.volumes import shelves
+from tests.e2e.volumes.shelves import CREATE, create, ids, once, start, status
 from tests.lab.cluster import Lab
 from tests.lab.commands import wait_for
 from tests.lab.host import Host
 from tests.lab.unixhttp import call
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def stored(engine: str) -> Iterator[Lab]:
-    """A lab of its own with storage."""
-    with shelves.lab(engine, DIRECTORY, SETTINGS) as lab:
-        yield lab
-
-
-@pytest.fixture
-def hosts(stored: Lab) -> Iterator[list[Host]]:
-    """The three hosts; whatever a test leaks fails it."""
-    yield from shelves.swept(stored)
 
 
 def test_what_one_host_writes_another_reads(hosts: list[Host]) -> None:
