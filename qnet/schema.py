@@ -221,6 +221,11 @@ class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     asked: bool = False
     trouble: str = ""
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a host waits for it."""
+        return self.asked and not self.ready
+
 
 class MountRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """`volume-mounts/NAME/HOST`: a host has the volume mounted. Written by that host only.

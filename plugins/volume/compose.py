@@ -46,7 +46,8 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
     def changed(names: list[str]) -> None:
         mine = {one.name for one in held.all()}
-        if any(name in mine or (enforcer.serves and repository.is_asked(name)) for name in names):
+        known = (repository.copy(name) for name in names) if enforcer.serves else ()
+        if not mine.isdisjoint(names) or any(one and one.awaited for one in known):
             poke.set()
 
     repository, locks = Repository(store, host, now, changed), PoolLocks(store, host)

@@ -63,7 +63,8 @@ class Meter(Collector):
             for pool in self._repository.known_pools():
                 if found := self._repository.health(pool.name):
                     values = (found.bricks, found.bricks_up, found.heal, found.free, found.total)
-                    for name, value in zip(list(METRICS)[3:], values, strict=True):
+                    of_pools = (name for name, (_, labels) in METRICS.items() if labels is POOL)
+                    for name, value in zip(of_pools, values, strict=True):
                         families[name].add_metric((pool.name,), value)
         except QnetError as error:
             logger.warning("metrics of volumes: %s", error)

@@ -34,9 +34,9 @@ class Mounts:
         Raises:
             Unavailable: it could not be mounted; nothing is.
         """
+        if self.lives(target):
+            return
         if target in self.all():
-            if self._answers(target) or target in self.clients():
-                return
             self.unmount(target)
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
         first, *others = source
@@ -58,6 +58,10 @@ class Mounts:
             run(["umount", "-l", str(target)], f"unmount {target}")
         if target.is_dir():
             target.rmdir()
+
+    def lives(self, target: Path) -> bool:
+        """Whether it is mounted and its client lives; all processes are looked at only where it does not answer."""
+        return target in self.all() and (self._answers(target) or target in self.clients())
 
     def clients(self) -> Collection[Path]:
         """The targets whose clients live: each has a process, in this mount namespace. A mount that answers nothing

@@ -92,6 +92,9 @@ class Mounts(Protocol):
     def unmount(self, target: Path) -> None:
         """Unmount it; what is not mounted is no error."""
 
+    def lives(self, target: Path) -> bool:
+        """Whether it is mounted, and its client lives, whether that has servers or not."""
+
     def clients(self) -> Collection[Path]:
         """The targets whose clients live, whether they have servers or not."""
 

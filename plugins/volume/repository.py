@@ -78,17 +78,12 @@ class Repository:
         except Unavailable:
             if not self._volumes.synced:
                 raise
-            return _one(self._volumes.get(name), VolumeRecord)
+            return self.copy(name)
 
     def asked(self) -> list[VolumeRecord]:
         """Volumes that a host waits for, as this process last heard of them."""
         found = (schema.decode(kv.value, VolumeRecord, kv.key) for _, kv in self._volumes.items())
-        return [one for one in found if one.asked and not one.ready]
-
-    def is_asked(self, name: str) -> bool:
-        """Whether a host waits for a volume."""
-        found = self.copy(name)
-        return found is not None and found.asked and not found.ready
+        return [one for one in found if one.awaited]
 
     def copy(self, name: str) -> VolumeRecord | None:
         """A volume as this process last heard of it."""
@@ -286,7 +281,7 @@ class Repository:
         except Unavailable:
             if not self._pools.synced:
                 raise
-            found = tuple(kv for _, kv in self._pools.items())
+            return self.known_pools()
         return [schema.decode(kv.value, VolumePoolRecord, kv.key) for kv in found]
 
     def pool(self, name: str) -> VolumePoolRecord:

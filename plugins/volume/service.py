@@ -269,7 +269,7 @@ class Service:
     def serve(self, record: VolumeRecord) -> None:
         """Make a volume for a host that cannot, or let it know why not. Raises Unavailable."""
         try:
-            self._make(record)
+            self._make_here(self._repository.pool(record.pool), record)
         except NotFound:
             return  # removed meanwhile, or its pool
         except QnetError as error:
@@ -293,11 +293,11 @@ class Service:
     def _attach(self, volume: VolumeRecord) -> None:
         """Mount a volume here, unless it is and its client lives; in a lane if it is limited. Raises Unavailable."""
         pool, target, lane = self._repository.pool(volume.pool), self.target(volume.id), ""
-        there = target in self._mounts.all()
-        lives = there and target in self._mounts.clients()
-        if there and not lives:
+        if self._mounts.lives(target):
+            return
+        if target in self._mounts.all():
             self._held.amend(volume.id, died=True)
-        if not lives and (volume.bps or volume.read_iops):
+        if volume.bps or volume.read_iops:
             with self._laning:
                 lane = self._lanes.open(volume.id, self._rates(volume))
         self._mounts.mount(pool.servers, pool.volume, place(volume), target, lane)
@@ -320,10 +320,12 @@ class Service:
             raise
 
     def _make(self, record: VolumeRecord) -> VolumeRecord:
-        """Make what a record says: again, where that broke off."""
+        """Have what a record says made, by this host or by one that can."""
         pool = self._repository.pool(record.pool)
-        if not self._enforcer.able(pool):
-            return self._ask(record)
+        return self._make_here(pool, record) if self._enforcer.able(pool) else self._ask(record)
+
+    def _make_here(self, pool: VolumePoolRecord, record: VolumeRecord) -> VolumeRecord:
+        """Make what a record says: again, where that broke off."""
         with self._pool_locks.hold(pool.name):
             # whoever removes it from here on clears what is made now, who did before, has; who resizes, waits
             record = self._now_as(record)

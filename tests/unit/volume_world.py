@@ -133,6 +133,9 @@ class Mounts:
     def unmount(self, target: Path) -> None:
         self.there.pop(target, None)
 
+    def lives(self, target: Path) -> bool:
+        return target in self.clients()
+
     def clients(self) -> set[Path]:
         return set(self.there) - self.dead
 
