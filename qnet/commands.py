@@ -11,7 +11,14 @@ from qnet.errors import Unavailable, Unsupported
 NAMESPACES = Path("/run/netns")  # by name, as ip-netns(8) has them
 TIMEOUT = 5.0
 MOST = 300  # characters of what a command says
-PACKAGES = {"ip": "iproute2", "bridge": "iproute2", "tc": "iproute2", "sysctl": "procps", "nsenter": "util-linux"}
+PACKAGES = {
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "tc": "iproute2",
+    "sysctl": "procps",
+    "nsenter": "util-linux",
+    "glusterfs": "glusterfs-client",
+}
 
 
 def run(command: Sequence[str], what: str, text: str = "", namespace: str = "", timeout: float = TIMEOUT) -> str:

@@ -118,6 +118,7 @@ def serve(
     except QnetError as error:
         sys.exit(f"{name}: {error}")
     log.setup(config.log.level)
+    os.umask(0o022)  # modes of what is made, volumes too, do not depend on who starts this
     own = getattr(config, section)
     Daemon(partial(build, config), Path(own.socket), own.threads).run()
 

@@ -105,14 +105,11 @@ class ListResponse(msgspec.Struct, frozen=True, rename="pascal"):
 def register(plugin: Plugin, service: Service) -> None:
     """Serve the protocol."""
 
-    def path(call: NameCall) -> MountResponse:
-        return MountResponse(service.inspect(call.name).target)
-
     plugin.query("/VolumeDriver.Capabilities", CapabilitiesResponse)
     plugin.query("/VolumeDriver.List", lambda: ListResponse(tuple(map(_volume, service.all()))))
     plugin.call("/VolumeDriver.Create", CreateCall, lambda call: service.create(call.name, call.opts))
     plugin.call("/VolumeDriver.Get", NameCall, lambda call: GetResponse(_volume(service.inspect(call.name))))
-    plugin.call("/VolumeDriver.Path", NameCall, path)
+    plugin.call("/VolumeDriver.Path", NameCall, lambda call: MountResponse(service.path(call.name)))
     plugin.call("/VolumeDriver.Mount", MountCall, lambda call: MountResponse(service.mount(call.name, call.id)))
     plugin.call("/VolumeDriver.Unmount", MountCall, lambda call: service.unmount(call.name, call.id))
     plugin.call("/VolumeDriver.Remove", NameCall, lambda call: service.remove(call.name))

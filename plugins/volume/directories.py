@@ -15,10 +15,11 @@ from concurrent.futures import TimeoutError as Late
 from pathlib import Path
 
 from plugins.volume.ports import Mounts, Usage
-from qnet.errors import NotFound, Unavailable
+from qnet.errors import NotFound, QnetError, Unavailable
 from qnet.schema import VolumePoolRecord, VolumeRecord
 
 DATA = "data"
+ROOTS = (0, 0, "0755")  # what a directory is that root makes
 TRASH = "/qnet/trash"
 COPYING = 100.0  # seconds: an engine waits two minutes for a create
 PATIENCE = 0.8  # seconds that what is shown waits for a pool
@@ -56,6 +57,12 @@ class Directories:
         """All of it or nothing; two hosts that do it at once do it once."""
         home = self._home(pool, volume)
         fresh = home / f"{DATA}.{secrets.token_hex(4)}"
+        if source is None and (volume.uid, volume.gid, volume.mode) == ROOTS:
+            try:
+                (home / DATA).mkdir(exist_ok=True)  # each step more is one more for all of Gluster's bricks
+            except OSError as error:
+                raise _not_made(pool, volume, error) from error
+            return
         try:
             if (home / DATA).exists():
                 return
@@ -67,10 +74,8 @@ class Directories:
                 _copy(self._home(*source) / DATA, fresh, volume.name)
             if not (home / DATA).exists():
                 fresh.rename(home / DATA)
-        except FileNotFoundError as error:
-            raise NotFound(f"volume {volume.name} was removed meanwhile") from error
         except OSError as error:
-            raise _failed(pool, f"make volume {volume.name}", error) from error
+            raise _not_made(pool, volume, error) from error
         finally:
             for left in home.glob(f"{DATA}.*") if (home / DATA).exists() else (fresh,):
                 shutil.rmtree(left, ignore_errors=True)
@@ -150,6 +155,12 @@ def _copy(here: Path, there: Path, name: str) -> None:
             f"volume {name} is not copied within {COPYING:g} s, and engines wait no longer: make it without -o from=, "
             f"and copy by a container that has both"
         ) from error
+
+
+def _not_made(pool: VolumePoolRecord, volume: VolumeRecord, error: OSError) -> QnetError:
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"volume {volume.name} was removed meanwhile")
+    return _failed(pool, f"make volume {volume.name}", error)
 
 
 def _failed(pool: VolumePoolRecord, what: str, error: OSError) -> Unavailable:

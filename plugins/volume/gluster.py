@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import subprocess
 import sys
@@ -43,9 +44,15 @@ ResultT = TypeVar("ResultT")
 
 
 def _execute(command: list[str]) -> tuple[int, str, str]:
-    """In place of glustercli's own, which waits for ever."""
+    """In place of glustercli's own, which waits for ever. gluster starts by having $PYTHON tell the version of its
+    geo-replication, which takes as long as what is asked of it."""
     done = subprocess.run(
-        [utils.GLUSTERCMD, "--mode=script", *command], capture_output=True, text=True, timeout=DEADLINE, check=False
+        [utils.GLUSTERCMD, "--mode=script", *command],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        env=os.environ | {"PYTHON": "true"},
     )
     return done.returncode, done.stdout, done.stderr
 

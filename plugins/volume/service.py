@@ -149,11 +149,13 @@ class Service:
         self._repository.remove(parse_name(name), self._expires)
         self._poke()
 
+    def path(self, name: str) -> str:
+        """Where this host has a volume mounted, or empty. Raises NotFound, Unavailable."""
+        return self._path(self._known(name))
+
     def inspect(self, name: str) -> Shown:
         """A volume. Raises NotFound, Unavailable."""
-        record = self._repository.show(parse_name(name))
-        if record is None:
-            raise NotFound(f"there is no volume {name}")
+        record = self._known(name)
         return self._measured(self._shown(record, self._repository.pools(), self._mounted(name)))
 
     def all(self) -> list[Shown]:
@@ -410,8 +412,17 @@ class Service:
         return [mount for _, mount in self._repository.mounted(name)]
 
     def _shown(self, record: VolumeRecord, pools: Collection[VolumePoolRecord], mounts: Iterable[MountRecord]) -> Shown:
-        target = str(self.target(record.id) / DATA) if self._held.get(record.id) else ""
-        return Shown(record, self._usage(record, pools), self._repository.health(record.pool), tuple(mounts), target)
+        health = self._repository.health(record.pool)
+        return Shown(record, self._usage(record, pools), health, tuple(mounts), self._path(record))
+
+    def _path(self, record: VolumeRecord) -> str:
+        return str(self.target(record.id) / DATA) if self._held.get(record.id) else ""
+
+    def _known(self, name: str) -> VolumeRecord:
+        record = self._repository.show(parse_name(name))
+        if record is None:
+            raise NotFound(f"there is no volume {name}")
+        return record
 
     def _measured(self, shown: Shown) -> Shown:
         traffic = self._meters.read(self.target(shown.record.id)) if shown.target else None
