@@ -145,11 +145,14 @@ def _host_of(pid: str) -> str:
 
 def heal(host: Host) -> None:
     """Waits until all of a host's bricks run and all replicas are the same. Gluster looks every ten minutes what there
-    is to do, and when a brick comes back: it is asked to look now."""
+    is to do, and when a brick comes back: it is asked to look now. A glusterd that was restarted since its bricks began
+    starts one that died only when it is told to for the second time."""
     said = ""
 
     def done() -> bool:
         nonlocal said
+        if len(bricks(host)) < SETS:
+            host.storage.gluster("volume", "start", VOLUME, "force", check=False)
         host.storage.gluster("volume", "heal", VOLUME, check=False)
         said = host.storage.gluster("volume", "heal", VOLUME, "info", check=False).stdout
         counts = [line.rpartition(" ")[2] for line in said.splitlines() if line.startswith("Number of entries")]
