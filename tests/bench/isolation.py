@@ -18,7 +18,7 @@ BRIDGE_RULES = Goal("TCP throughput in mode bridge, all isolation rules on ÷ of
 VXLAN_RULES = Goal("TCP throughput in mode vxlan, all isolation rules on ÷ off", RATIO, "≥", 0.95)
 GOALS = (BRIDGE, VXLAN, BRIDGE_RULES, VXLAN_RULES)
 FIGURES = {"bridge": {"hand": BRIDGE, "off": BRIDGE_RULES}, "vxlan": {"hand": VXLAN, "off": VXLAN_RULES}}
-ROUNDS = 31
+ROUNDS = 51
 AMOUNT = ("-n", "512M")  # half a second
 HAND = {"bridge": "eth2", "vxlan": handmade.TUNNEL}
 
@@ -82,6 +82,7 @@ def _containers(lab: Lab) -> dict[str, str]:
         host.load("bench")
         handmade.bridge(host, "eth2")
         handmade.tunnel(host, other)
+        handmade.nowhere(host)
     for mode, parent in (("bridge", "eth1"), ("vxlan", "eth0")):
         network = segments.make(pair, mode, parent)
         found[network] = serve(server, network, *handmade.FORGETFUL)
