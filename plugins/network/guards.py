@@ -63,17 +63,16 @@ class Guards:
             self._kernel.delete(guard.limiter)  # only now: the rules led there
         self._applied[guard.device] = guard
 
-    def drop(self, endpoint: str) -> None:
-        """Take away all that an endpoint was held to, when its link is gone; what it did is counted before.
-
-        Raises:
-            Unsupported, Unavailable
-        """
-        device = plan.endpoint_link(endpoint)
+    def count(self, endpoint: str) -> None:
+        """Take in what an endpoint did, before its link goes."""
         try:
             self._meter.read()
         except QnetError as error:
-            logger.warning("traffic of %s is not counted to its end: %s", device, error)
+            logger.warning("traffic of %s is not counted to its end: %s", plan.endpoint_link(endpoint), error)
+
+    def drop(self, endpoint: str) -> None:
+        """Take away all that an endpoint was held to, when its link is gone. Raises Unsupported, Unavailable."""
+        device = plan.endpoint_link(endpoint)
         self._filters.remove(device)
         self._kernel.delete(plan.limit_link(endpoint))
         self._applied.pop(device, None)

@@ -1,7 +1,8 @@
 """What endpoints, networks and tenants of this host send and get, for Prometheus.
 
-The kernel counts for each endpoint. Counters that someone flushed begin anew there, not here. The sums of networks and
-tenants begin with this process and keep what endpoints had that are gone.
+The kernel counts for each endpoint: its device all that moves, the packet filter what is dropped or external; internal
+is the rest. Counters that someone flushed begin anew there, not here. The sums of networks and tenants begin with this
+process and keep what endpoints had that are gone.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from plugins.network import rules
+from plugins.network.devices import Count
 from plugins.network.model import BRIDGED, Endpoint, Network
 from plugins.network.plan import endpoint_link
 from plugins.network.ports import Filters
@@ -24,8 +26,8 @@ from qnet.errors import QnetError
 
 logger = logging.getLogger(__name__)
 
-HEADER = 14  # bytes of Ethernet that the kernel counts at a device's egress, and not at its ingress
-KINDS = tuple((direction, scope) for direction in rules.DIRECTIONS for scope in rules.SCOPES)
+HEADER = 14  # bytes of Ethernet that devices count, and the packet filter at their egress, but not at their ingress
+INTERNAL = "internal"
 TRAFFIC = "qnet_{}_traffic_bytes"
 LIMIT = "qnet_endpoint_limit_bits"
 SPLIT = ("direction", "scope")
@@ -37,7 +39,16 @@ Labels: TypeAlias = tuple[str, ...]
 class Meter(Collector):
     """Reads all counters at once; what it tells never goes backwards while the process lives."""
 
-    def __init__(self, repository: Repository, registry: Registry, filters: Filters) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        registry: Registry,
+        filters: Filters,
+        moved: Callable[[], Mapping[str, tuple[Count, Count]]],
+    ) -> None:
+        """`moved`: see `plugins.network.devices`."""
+        self._moved = moved
+        self._owed: Counter[str] = Counter()  # by device and direction: counted in parts before in the whole
         self._repository = repository
         self._registry = registry
         self._filters = filters
@@ -56,7 +67,7 @@ class Meter(Collector):
             watched = self._watched()
             if not watched and self._last is not None:
                 return
-            found = self._filters.counters()
+            found = self._kernel()
             last, self._last = self._last, {}
             for network, endpoint in watched:
                 self._add(network, endpoint, found, last)
@@ -64,6 +75,7 @@ class Meter(Collector):
             endpoints = self._totals["endpoint"]
             for labels in [labels for labels in endpoints if labels[0] not in kept]:
                 del endpoints[labels]
+            self._owed = Counter({name: owed for name, owed in self._owed.items() if owed and name in self._last})
 
     def describe(self) -> Iterable[Metric]:
         """What `collect` tells of, without asking the kernel."""
@@ -95,21 +107,40 @@ class Meter(Collector):
                     limits.add_metric((one.id[:12], self._name(known.id), known.tenant, direction), rate)
         yield from (*families.values(), limits)
 
-    def _add(
-        self, network: Network, endpoint: Endpoint, found: Mapping[str, tuple[int, int]], last: dict[str, int] | None
-    ) -> None:
+    def _kernel(self) -> dict[str, int]:
+        """What the kernel has counted, in bytes without headers. Parts are read before what they are parts of."""
+        found = {}
+        for name, count in self._filters.counters().items():
+            found[name] = _bare(count) if f"-{rules.DIRECTIONS[1]}-" in name else count[1]
+        for device, both in self._moved().items():
+            for direction, count in zip(rules.DIRECTIONS, both, strict=True):  # what the host's end gets, was sent
+                found[f"{device}-{direction}"] = _bare(count)
+        return found
+
+    def _add(self, network: Network, endpoint: Endpoint, found: Mapping[str, int], last: dict[str, int] | None) -> None:
+        device = endpoint_link(endpoint.id)
+        for direction in rules.DIRECTIONS:
+            whole = f"{device}-{direction}"
+            parts = {
+                scope: self._more(rules.counter(device, way, scope), found, last)
+                for way, scope in rules.COUNTED
+                if way == direction
+            }
+            left = self._more(whole, found, last) - sum(parts.values()) - self._owed[whole]
+            self._owed[whole] = max(0, -left)
+            for scope, more in ((INTERNAL, max(0, left)), (rules.EXTERNAL, parts[rules.EXTERNAL])):
+                kind = (direction, scope)
+                self._totals["endpoint"][endpoint.id, network.id, network.tenant, *kind] += more
+                if last is not None:  # what was counted before this process, an earlier one has told
+                    self._totals["network"][network.id, network.tenant, *kind] += more
+                    self._totals["tenant"][network.tenant, *kind] += more
+
+    def _more(self, name: str, found: Mapping[str, int], last: Mapping[str, int] | None) -> int:
+        """By how much a counter has grown; one that is less than it was began anew."""
         assert self._last is not None
-        for kind in KINDS:
-            name = rules.counter(endpoint_link(endpoint.id), *kind)
-            packets, size = found.get(name, (0, 0))
-            now = size - HEADER * packets if kind[0] == "received" else size
-            before = (last or {}).get(name, 0)
-            more = now - before if now >= before else now
-            self._last[name] = now
-            self._totals["endpoint"][endpoint.id, network.id, network.tenant, *kind] += more
-            if last is not None:  # what was counted before this process, an earlier one has told
-                self._totals["network"][network.id, network.tenant, *kind] += more
-                self._totals["tenant"][network.tenant, *kind] += more
+        now, before = found.get(name, 0), (last or {}).get(name, 0)
+        self._last[name] = now
+        return now - before if now >= before else now
 
     def _watched(self) -> list[tuple[Network, Endpoint]]:
         """The endpoints that are counted, with their networks."""
@@ -131,3 +162,8 @@ class Meter(Collector):
     def _limits() -> GaugeMetricFamily:
         text = "Limits in force, in bits per second"
         return GaugeMetricFamily(LIMIT, text, labels=(*LABELS["endpoint"], "direction"))
+
+
+def _bare(count: Count) -> int:
+    packets, size = count
+    return size - HEADER * packets

@@ -1,7 +1,9 @@
 """The nftables rules that keep an endpoint to its own addresses: a chain at the ingress of the host's end of its link.
 
-Everything is dropped but what is named. What is let through goes on to a second chain, which counts it and hands it on;
-a third one counts what the endpoint gets, at the device's egress. Pure: `plugins.network.filters` gives it to nft.
+Everything is dropped but what is named. What is let through goes on to a second chain, which hands it on; a third one
+sees what the endpoint gets, at the device's egress. Counted is what most packets are not: dropped, or on its way out of
+the tenant's subnets or in from there. The rest is what the device has moved besides: to count each packet took two
+percent of a stream. Pure: `plugins.network.filters` gives it to nft.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ TABLE = "qnet"
 UNDERLAY = "qnet_underlay"
 VXLAN_PORT = 4789  # RFC 7348
 # what bridges keep to themselves (IEEE 802.1D, 7.12.6): a bridge hands it to the host by the port, past its shield
-RESERVED = "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop"
-DIRECTIONS, SCOPES = ("sent", "received"), ("internal", "external")
+RESERVED = "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00"
+DIRECTIONS = ("sent", "received")
+EXTERNAL, DROPPED = "external", "dropped"
+COUNTED = (("sent", EXTERNAL), ("sent", DROPPED), ("received", EXTERNAL))
 LINK_ONLY = ("0.0.0.0/32", "169.254.0.0/16", "224.0.0.0/24", "255.255.255.255/32", "::/128", "fe80::/10", "ff02::/16")
 VNI = "@th,96,24"  # where its packets have it: nft 1.0.6 has no word for it
 SETS = {"vnis": VNI, "senders": f"iifname . {VNI} . ip saddr", "senders6": f"iifname . {VNI} . ip6 saddr"}
@@ -50,48 +54,49 @@ def link_local(mac: str) -> ipaddress.IPv6Address:
 
 
 def of(guard: Guard) -> tuple[str, ...]:
-    """What is let through or dropped, in this order; the chain's policy drops the rest."""
-    accept = f"goto {guard.device}-sent"
+    """What is let through or dropped, in this order; the last rule drops the rest."""
+    accept, drop = f"goto {guard.device}-sent", _count(guard, "sent", DROPPED, "drop")
+    reserved = f"{RESERVED} {drop}"
     if not guard.checked:
-        return (RESERVED, accept)
+        return (reserved, accept)
     parsed = [ipaddress.ip_address(address) for address in guard.addresses]
     four = [str(address) for address in parsed if address.version == 4]
     six = [*(address for address in parsed if address.version == 6), link_local(guard.mac)]
     found = [*_common(guard, parsed)]
-    found += [RESERVED, f"ether saddr != {guard.mac} drop", "ether type { 8021q, 8021ad } drop"]
+    found += [reserved, f"ether saddr != {guard.mac} {drop}", f"ether type {{ 8021q, 8021ad }} {drop}"]
     if four:
         found += [
             f"arp htype 1 arp ptype ip arp saddr ether {guard.mac} arp saddr ip {_set([NOBODY, *four])} {accept}",
-            "udp sport 67 drop",
+            f"udp sport 67 {drop}",
             f"ip saddr {_set(four)} {accept}",
         ]
     if len(six) > 1:
         targets = _set(hex(int(address)) for address in six)
         found += [
             # fragments that could hide what the next rules look for: only these have their ports in the first one
-            "frag nexthdr != { tcp, udp, sctp, esp } drop",
-            "icmpv6 type { nd-router-advert, nd-redirect } drop",
+            f"frag nexthdr != {{ tcp, udp, sctp, esp }} {drop}",
+            f"icmpv6 type {{ nd-router-advert, nd-redirect }} {drop}",
             # the target of an advertisement: nft 1.0.6 has no word for it
-            f"icmpv6 type nd-neighbor-advert @th,64,128 != {targets} drop",
-            "udp sport 547 drop",
+            f"icmpv6 type nd-neighbor-advert @th,64,128 != {targets} {drop}",
+            f"udp sport 547 {drop}",
             f"ip6 saddr {_set(map(str, six))} {accept}",
             # who asks whether its address is free, and who joins groups before it has one (RFC 4862, 3810)
             f"ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, mld2-listener-report }} {accept}",
         ]
-    return tuple(found)
+    return (*found, drop)
 
 
 def _common(guard: Guard, addresses: Iterable[IPAddress]) -> Iterator[str]:
     """TCP from an own address to one station of its subnet, untagged and, in IPv6, without options: most packets are
-    that, so it is decided and counted first. All that follows would let it pass."""
-    count = _count(guard, "sent", "internal")
+    that, so it is decided first. All that follows would let it pass."""
+    onward = _onward(guard, "sent")
     for address in addresses:
         ip, protocol, kind = ("ip", "protocol", "0800") if address.version == 4 else ("ip6", "nexthdr", "86dd")
         # source and type of the frame in one; nft would list a type by its word as understood, and lose it when that is
         # loaded again: then tagged frames would pass
         frame = f"@ll,48,64 0x{guard.mac.replace(':', '')}{kind}"
         own = f"meta pkttype other {frame} {ip} {protocol} tcp {ip} saddr {address}"
-        yield from (f"{own} {ip} daddr {net} {count}" for net in _near(guard) if address in net)
+        yield from (f"{own} {ip} daddr {net} {onward}" for net in _near(guard) if address in net)
 
 
 def chains(device: str) -> tuple[str, str, str]:
@@ -121,9 +126,10 @@ def script(guard: Guard) -> str:
 
 
 def _counted(guard: Guard, direction: str, far: str) -> Iterator[str]:
-    """Counts by where the far end is; what is not IP never leaves the segment. The endpoint's own subnets come first:
-    to compare with one is cheaper than to look into a set."""
-    inside, outside = (_count(guard, direction, scope) for scope in SCOPES)
+    """Counts what has its far end outside; what is not IP never leaves the segment. The endpoint's own subnets come
+    first: to compare with one is cheaper than to look into a set."""
+    inside = _onward(guard, direction)
+    outside = _count(guard, direction, EXTERNAL, inside)
     yield from (f"{'ip' if net.version == 4 else 'ip6'} {far} {net} {inside}" for net in _near(guard))
     nets = [ipaddress.ip_network(text) for text in (*LINK_ONLY, *guard.terms.internal)]
     for version, word in ((4, "ip"), (6, "ip6")):
@@ -139,16 +145,16 @@ def _near(guard: Guard) -> tuple[IPNetwork, ...]:
     return tuple(net for net in nets if any(address in net for address in own))
 
 
-def _count(guard: Guard, direction: str, scope: str) -> str:
-    """Counts and hands on."""
-    onward = f'fwd to "{guard.limiter}"' if guard.terms.egress and direction == "sent" else "accept"
-    return f'counter name "{counter(guard.device, direction, scope)}" {onward}'
+def _onward(guard: Guard, direction: str) -> str:
+    return f'fwd to "{guard.limiter}"' if guard.terms.egress and direction == "sent" else "accept"
+
+
+def _count(guard: Guard, direction: str, scope: str, verdict: str) -> str:
+    return f'counter name "{counter(guard.device, direction, scope)}" {verdict}'
 
 
 def _counters(device: str) -> Iterator[str]:
-    for direction in DIRECTIONS:
-        for scope in SCOPES:
-            yield f"counter netdev {TABLE} {counter(device, direction, scope)}"
+    return (f"counter netdev {TABLE} {counter(device, *kind)}" for kind in COUNTED)
 
 
 def removal(device: str) -> str:

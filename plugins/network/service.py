@@ -212,8 +212,11 @@ class Service:
         """Remove an endpoint and its link; one that is not known is no error."""
         made = self._repository.endpoints.get(endpoint)
         known = self._repository.networks.get(made.network) if made else None
+        guarded = known is not None and known.mode in BRIDGED
+        if guarded:
+            self._guards.count(endpoint)
         there = self._kernel.delete(plan.endpoint_link(endpoint))
-        if made and known and known.mode in BRIDGED:
+        if guarded:
             self._guards.drop(endpoint)
         elif made and known and not there:
             self._kernel.delete_strays(known.parent, made.addresses)

@@ -56,10 +56,10 @@ def test_the_engine_is_killed_while_it_starts_a_container(lab: Lab, hosts: list[
 
 def _started_or_lost(host: Host, name: str) -> bool:
     """Whether a container runs with the address. Docker 20.10 can forget a task ("already exists") or a container ("id
-    already in use") that containerd has, and then nothing starts that container any more; one that is still being killed
-    counts as running at first. Docker 28 can start it
-    without its network, and asks no plugin for an address: it is stopped and started once more. One that was killed
-    before it had written down the network, or which address was asked for, never asks for it again."""
+    already in use") that containerd has, and then nothing starts that container any more; one that is still being
+    killed counts as running at first. Docker 28 can start it without its network, and asks no plugin for an address:
+    it is stopped and started once more. One that was killed before it had written down the network, or which address
+    was asked for, never asks for it again."""
     started = host.docker("start", name, check=False)
     assert started.returncode == 0 or "already exists" in started.stderr or "already in use" in started.stderr
     if started.returncode != 0:

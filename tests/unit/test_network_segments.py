@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from plugins.network import plan, rules
+from plugins.network.devices import Count
 from plugins.network.forwarding import Changes, Entries, Key
 from plugins.network.gateway import Gateways
 from plugins.network.guards import Guards
@@ -258,7 +259,8 @@ class Bench:
         self.segments = Segments(
             self.repository, self.kernel, self.filters, self.tenants, self.overlay, self.gateways, self.parents
         )
-        self.meter = Meter(self.repository, self.registry, self.filters)
+        self.moved: dict[str, tuple[Count, Count]] = {}
+        self.meter = Meter(self.repository, self.registry, self.filters, lambda: self.moved)
         self.limits = Limits(self.store, "host1", self.repository, self.tenants, lambda: None)
         self.guards = self.new_guards()
         self.service = Service(
@@ -568,7 +570,10 @@ def test_an_endpoint_is_guarded_before_it_is_connected(bench: Bench) -> None:
 def test_without_spoof_check_everything_is_let_through(bench: Bench) -> None:
     bench.create("a", "plain", mode="bridge", spoof_check="false")
     guard = bench.start("a", "e" * 64)
-    assert rules.of(guard) == (rules.RESERVED, f"goto {guard.device}-sent")
+    assert rules.of(guard) == (
+        f'{rules.RESERVED} counter name "{guard.device}-sent-dropped" drop',
+        f"goto {guard.device}-sent",
+    )
 
 
 def test_the_shield_of_a_bridge_that_is_just_being_made_stays(bench: Bench) -> None:
