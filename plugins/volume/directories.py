@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from pathlib import Path
@@ -23,6 +25,7 @@ ROOTS = (0, 0, "0755")  # what a directory is that root makes
 TRASH = "/qnet/trash"
 COPYING = 100.0  # seconds: an engine waits two minutes for a create
 PATIENCE = 0.8  # seconds that what is shown waits for a pool
+TRIES, PAUSE = 10, 0.2  # seconds between tries of a rename: what a client has seen it believes for one
 
 
 def place(volume: VolumeRecord) -> str:
@@ -132,11 +135,26 @@ class Directories:
     def _move(pool: VolumePoolRecord, here: Path, there: Path) -> None:
         try:
             there.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-            here.rename(there)
+            _rename(here, there)
         except FileNotFoundError:
             return  # another host was faster, or it was never made
         except OSError as error:
             raise _failed(pool, f"move {here.name}", error) from error
+
+
+def _rename(here: Path, there: Path) -> None:
+    """A kernel that knows the directory from where another host moved it away has to move it in its own cache first. It
+    cannot while it renames, for it has both parents locked: ESTALE; it can when it looks, unless somebody else has."""
+    for _ in range(TRIES):
+        try:
+            here.stat()
+            here.rename(there)
+            return
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        time.sleep(PAUSE)
+    here.rename(there)
 
 
 def _copy(here: Path, there: Path, name: str) -> None:

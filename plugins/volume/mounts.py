@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
@@ -17,6 +18,7 @@ PROCESSES = Path("/proc")
 SYSTEMD = Path("/run/systemd/system")
 TIMEOUT = 30.0  # seconds for a mount
 PROBE = 3.0  # seconds for a client to answer
+REACH, PAUSE = 8.0, 0.2  # seconds for a new one to find its bricks, and between looks
 
 
 class Mounts:
@@ -47,7 +49,7 @@ class Mounts:
         what = f"mount {volume}{path}"
         run([*scope, *command], what, namespace=namespace, timeout=TIMEOUT)
         # the command answers 0 with nothing mounted where a directory is missing or the server refuses
-        if target not in self.all() or not self._answers(target):
+        if not self._reaches(target):
             self.unmount(target)
             raise Unavailable(f"cannot {what}: no server of {', '.join(source)} has it for this host; see {self._logs}")
 
@@ -67,6 +69,17 @@ class Mounts:
         may only lack servers; a dead client's answers with the same error."""
         own = (PROCESSES / "self/ns/mnt").stat().st_ino
         return {target for process in PROCESSES.glob("[0-9]*") if (target := _target(process, own)) is not None}
+
+    def _reaches(self, target: Path) -> bool:
+        """Whether a new client answers soon: when a server begins, it takes a while until all know its bricks."""
+        deadline = time.monotonic() + REACH
+        while target in self.all():
+            if self._answers(target):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(PAUSE)
+        return False
 
     def _answers(self, path: Path) -> bool:
         try:

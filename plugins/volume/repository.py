@@ -28,6 +28,7 @@ from qnet.store.cache import PrefixCache
 from qnet.tenants import exists
 
 ATTEMPTS = 20
+TWICE = 2  # what is in the trash changes once: when its directory is there, too
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
@@ -208,8 +209,10 @@ class Repository:
         """
         made = msgspec.structs.replace(trash.volume, ready=False, restored=True)
         key, where = schema.volume_key(made.name), schema.volume_trash_key(made.id)
-        kv = self._store.get(where)
-        if kv is not None:
+        for _ in range(TWICE):
+            kv = self._store.get(where)
+            if kv is None:
+                break
             compares = (absent(key), unchanged(kv), *exists(tenant.name), *self._fits(made, tenant))
             ops = (Put(key, schema.encode(made)), _sized(made), Delete(where))
             if self._store.txn(Txn(compares, ops)).succeeded:

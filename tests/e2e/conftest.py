@@ -19,9 +19,6 @@ from tests.lab.model import ENGINES
 
 DIRECTORY = os.environ.get("QNET_LAB_DIR", "/run/qnet-e2e")
 SETTINGS = """
-[network]
-underlay = "eth0"
-
 [ipam]
 grace = 2.0
 rest = 2

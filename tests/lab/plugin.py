@@ -45,7 +45,7 @@ def settings(node: Node, members: Sequence[Node], extra: str = "") -> str:
     base = {
         "host": {"name": node.name},
         "etcd": {"endpoints": endpoints(members)},
-        "network": {"parent": "eth1"},
+        "network": {"parent": "eth1", "underlay": "eth0"},
         "ipam": {"supernets": {"default": SUPERNETS}},
     }
     return "\n".join(_dump(_merge(base, parse_settings(extra)))).lstrip() + "\n"
