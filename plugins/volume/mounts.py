@@ -43,7 +43,7 @@ class Mounts:
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [CLIENT, f"--log-file={self._logs / target.name}.log", "--log-level=WARNING", "--process-name=fuse"]
         command += [f"--volfile-server={server}" for server in source]
-        command += [f"--volfile-id={volume}", *([f"--subdir-mount={path}"] if path else []), str(target)]
+        command += [f"--volfile-id=/{volume}", *([f"--subdir-mount={path}"] if path else []), str(target)]
         # with systemd, in a scope of its own: the end of the plugin's service would be the end of its clients
         scope = ["systemd-run", "--scope", "--quiet", "--collect", "--"] if SYSTEMD.exists() else []
         what = f"mount {volume}{path}"
