@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 ENGINES := debian12 debian13 unstable
 MODES := macvlan bridge vxlan
-CODE := qnet plugins tests
+CODE := qnet plugins scheduler tests
 
 .PHONY: demo demo-down test test-quick test-matrix test-vm bench lint format typecheck lock bootstrap engines clean
 

@@ -68,6 +68,11 @@ def memory_of(host: Host) -> Memory:
     )
 
 
+def resident() -> float:
+    """This process's PSS, in MB."""
+    return _field(Path("/proc/self/smaps_rollup").read_text(), "Pss")
+
+
 def _family(pid: int) -> list[int]:
     """A process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -11,6 +11,7 @@ from tests.bench import (
     many_networks,
     memory,
     mode_run,
+    placement,
     rates,
     throughput,
     volume_calls,
@@ -31,5 +32,6 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("tenants", many_networks),
     ("volumes", volume_calls),
     ("volumes", volume_io),
+    ("placement", placement),
 )
 PARTS = tuple(dict.fromkeys(part for part, _ in GROUPS))

@@ -11,6 +11,7 @@ from tests.bench.load_bare import Bare
 from tests.bench.load_entries import Entries
 from tests.bench.load_fill import Fill
 from tests.bench.load_joins import Joins
+from tests.bench.load_placements import Placements
 from tests.bench.load_service import InProcess
 from tests.bench.load_socket import Sockets
 from tests.bench.load_tenants import TenantsWithVnis
@@ -21,6 +22,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "entries": Entries,
     "fill": Fill,
     "joins": Joins,
+    "placements": Placements,
     "service": InProcess,
     "sockets": Sockets,
     "tenants": TenantsWithVnis,

@@ -1,0 +1,250 @@
+"""All hosts and what they hold, in the memory of one process, with the indexes that let a placement look at a few only.
+
+Whoever follows the store tells of changes one by one. Values are replaced, never changed: what was read stays so.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias, TypeVar
+
+from scheduler.model import Container, Load, Machine, Policy, Vitals
+from scheduler.rules import Affinity, Spread
+
+CLASSES = 256  # kinds of requests of which it is kept which hosts could ever take them
+NOTHING, CALM = Load(), Vitals()
+EMPTY: Counter[str] = Counter()
+GROUP = "group"  # no subject of an affinity is called so: those have a tenant
+
+Kind: TypeAlias = tuple[object, ...]
+KeyT = TypeVar("KeyT")
+
+
+class Class:
+    """The hosts, by name and in order, that could take one kind of request if they had room; and by the values of
+    labels that some request spread over."""
+
+    def __init__(self, suits: Callable[[Machine], bool], machines: Iterable[Machine]) -> None:
+        self._suits = suits
+        self._values: dict[str, Values] = {}
+        self.names: list[str] = sorted(machine.name for machine in machines if suits(machine))
+
+    def by_value(self, spread: Spread, machines: Mapping[str, Machine]) -> Values:
+        """Its hosts by their value of a label."""
+        found = self._values.get(spread.label)
+        if found is None:
+            found = self._values[spread.label] = Values(Spread(spread.label))
+            for name in self.names:
+                found.add(machines[name])
+        return found
+
+    def change(self, name: str, old: Machine | None, new: Machine | None) -> None:
+        """A host is not what it was."""
+        was, now = old is not None and self._suits(old), new is not None and self._suits(new)
+        if was:
+            _drop(self.names, name)
+        if now:
+            insort(self.names, name)
+        for values in self._values.values():
+            if was and old is not None:
+                values.drop(old)
+            if now and new is not None:
+                values.add(new)
+
+
+class Values:
+    """Hosts by their value of a label, in order; `names` are the values in order."""
+
+    def __init__(self, spread: Spread) -> None:
+        self._spread = spread
+        self.hosts: dict[str, list[str]] = {}
+        self.names: list[str] = []
+
+    def add(self, machine: Machine) -> None:
+        """A host more."""
+        value = self._spread.value(machine.name, machine.labels)
+        if value not in self.hosts:
+            self.hosts[value] = []
+            insort(self.names, value)
+        insort(self.hosts[value], machine.name)
+
+    def drop(self, machine: Machine) -> None:
+        """A host less."""
+        value = self._spread.value(machine.name, machine.labels)
+        _drop(self.hosts[value], machine.name)
+        if not self.hosts[value]:
+            del self.hosts[value]
+            _drop(self.names, value)
+
+
+class Fleet:
+    """See the module. Not for several threads at once."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self.machines: dict[str, Machine] = {}
+        self.vitals: dict[str, Vitals] = {}
+        self.loads: dict[str, Load] = {}
+        self.containers: dict[str, Container] = {}
+        self._hosts: dict[tuple[str, str], Counter[str]] = {}
+        """By what a container is or has, as (subject, value): how many of those each host has."""
+        self._values: dict[str, Counter[str]] = {}
+        """By subject: how many containers have each value."""
+        self._standing: dict[str, dict[str, Counter[str]]] = {}
+        """By group and label: how many containers of the group stand at each value."""
+        self._classes: OrderedDict[Kind, Class] = OrderedDict()
+
+    # -- hosts -----------------------------------------------------------------------------------------------
+
+    def set_machine(self, machine: Machine) -> None:
+        """A host is there, or is not what it was."""
+        old = self.machines.get(machine.name)
+        self.machines[machine.name] = machine
+        for known in self._classes.values():
+            known.change(machine.name, old, machine)
+        if old is None or old.labels != machine.labels:
+            self._standing.clear()
+
+    def drop_machine(self, name: str) -> None:
+        """A host is gone; what it holds is told of by itself."""
+        old = self.machines.pop(name, None)
+        self.vitals.pop(name, None)
+        self._standing.clear()
+        for known in self._classes.values() if old else ():
+            known.change(name, old, None)
+
+    def set_vitals(self, name: str, vitals: Vitals) -> None:
+        """How a host is doing."""
+        self.vitals[name] = vitals
+
+    # -- containers ------------------------------------------------------------------------------------------
+
+    def put(self, container: Container) -> None:
+        """A container is there, or is not what it was."""
+        self.remove(container.name)
+        self.containers[container.name] = container
+        self._count(container, 1)
+
+    def remove(self, name: str) -> None:
+        """A container is gone; one that is not known is no error."""
+        container = self.containers.pop(name, None)
+        if container is not None:
+            self._count(container, -1)
+
+    def load(self, host: str) -> Load:
+        """What a host's containers take."""
+        return self.loads.get(host, NOTHING)
+
+    def vital(self, host: str) -> Vitals:
+        """How a host is doing, as far as is known."""
+        return self.vitals.get(host, CALM)
+
+    # -- what placements ask ---------------------------------------------------------------------------------
+
+    def suiting(self, kind: Kind, suits: Callable[[Machine], bool]) -> Class:
+        """The hosts that `suits` holds for, which depends on the host alone and is the same for all of a kind."""
+        found = self._classes.get(kind)
+        if found is None:
+            found = self._classes[kind] = Class(suits, self.machines.values())
+            if len(self._classes) > CLASSES:
+                self._classes.popitem(last=False)
+        else:
+            self._classes.move_to_end(kind)
+        return found
+
+    def beside(self, affinity: Affinity, tenant: str) -> Counter[str]:
+        """How many containers of a tenant that an affinity names each host has; whether they are wanted or not."""
+        subject = _scoped(tenant, affinity.subject)
+        if affinity.pattern.exact:
+            return self._hosts.get((subject, affinity.pattern.text), EMPTY)
+        found: Counter[str] = Counter()
+        for value in self._values.get(subject, ()):
+            if affinity.pattern.matches(value):
+                found.update(self._hosts[subject, value])
+        return found
+
+    def standing(self, tenant: str, group: str, spread: Spread) -> Counter[str]:
+        """How many containers of a tenant's group stand at each value of a label."""
+        hosts = self._hosts.get((GROUP, _scoped(tenant, group)))
+        if hosts is None:
+            return EMPTY
+        labels = self._standing.setdefault(_scoped(tenant, group), {})
+        found = labels.get(spread.label)
+        if found is None:
+            found = labels[spread.label] = Counter()
+            for host, number in hosts.items():
+                found[self._value(spread.label, host)] += number
+        return found
+
+    # -- counting --------------------------------------------------------------------------------------------
+
+    def _count(self, container: Container, by: int) -> None:
+        host = container.host
+        load = self.load(host)
+        ports = dict(load.ports)
+        for port in container.ports:
+            ports[port] = ports.get(port, 0) + by
+            if not ports[port]:
+                del ports[port]
+        run = by if container.running else 0
+        self.loads[host] = Load(
+            load.cpus + run * container.cpus,
+            load.memory + run * container.memory,
+            load.pids + run * container.pids,
+            load.running + run,
+            ports,
+        )
+        for subject, value in _traits(container):
+            _add(self._hosts, (subject, value), host, by)
+            if subject is not GROUP:
+                _add(self._values, subject, value, by)
+        if container.group:
+            self._count_group(_scoped(container.tenant, container.group), host, by)
+
+    def _count_group(self, group: str, host: str, by: int) -> None:
+        for label, counts in self._standing.get(group, {}).items():
+            _bump(counts, self._value(label, host), by)
+        if (GROUP, group) not in self._hosts:
+            self._standing.pop(group, None)
+
+    def _value(self, label: str, host: str) -> str:
+        machine = self.machines.get(host)
+        return Spread(label).value(host, machine.labels) if machine else ""
+
+
+def _scoped(tenant: str, name: str) -> str:
+    return f"{tenant}\0{name}"
+
+
+def _traits(container: Container) -> Iterator[tuple[str, str]]:
+    """What affinities may name a container by, for containers of the same tenant; and its group."""
+    for subject, value in (("container", container.name), ("image", container.image), *container.labels.items()):
+        yield _scoped(container.tenant, subject), value
+    for volume in container.volumes:
+        yield _scoped(container.tenant, "volume"), volume
+    if container.group:
+        yield GROUP, _scoped(container.tenant, container.group)
+
+
+def _add(index: dict[KeyT, Counter[str]], key: KeyT, name: str, by: int) -> None:
+    """No key is kept for nothing."""
+    counts = index.get(key)
+    if counts is None:
+        counts = index[key] = Counter()
+    _bump(counts, name, by)
+    if not counts:
+        del index[key]
+
+
+def _bump(counts: Counter[str], name: str, by: int) -> None:
+    counts[name] += by
+    if counts[name] <= 0:
+        del counts[name]
+
+
+def _drop(names: list[str], name: str) -> None:
+    place = bisect_left(names, name)
+    if place < len(names) and names[place] == name:
+        del names[place]

@@ -1,0 +1,182 @@
+"""Placements decided by several processes at once, on both stores: nothing is given twice, nothing free is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any
+
+import pytest
+
+from qnet import schema
+from qnet.errors import Ambiguous, Conflict, Exhausted, QnetError, Unavailable
+from qnet.store.base import Delete, Store, Txn, TxnResult
+from qnet.store.commit import GroupCommit
+from scheduler.commit import Desk
+from scheduler.model import Container, Machine, Request
+from scheduler.rules import Spread
+from scheduler.view import MACHINES, PLACEMENT, STATES, View, key
+
+REPLICAS, CLIENTS = 3, 60
+
+
+class Replica:
+    """A process that decides: its own view, its own random numbers."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        self.view = View(store)
+        self.view.start()
+        self.desk = Desk(store, GroupCommit(store), self.view, lambda: "", Random(number))
+
+
+@pytest.fixture
+def replicas(store: Store) -> Iterator[list[Replica]]:
+    store.txn(Txn(success=(Delete(PLACEMENT, whole_prefix=True),)))
+    made = [Replica(store, number) for number in range(REPLICAS)]
+    yield made
+    for one in made:
+        one.view.close()
+
+
+def register(store: Store, count: int, **fields: Any) -> None:
+    for number in range(count):
+        name = f"h{number}"
+        fields = {"cpus": 4000, "memory": 4 << 30} | fields
+        store.put(key(MACHINES, name), schema.encode(Machine(name=name, **fields)))
+
+
+def asked(replicas: list[Replica], request: Callable[[int], Request], clients: int = CLIENTS) -> list[Any]:
+    """What clients get that ask at the same moment, each one of the replicas; a container or an error."""
+    gate = threading.Barrier(clients)
+
+    def one(number: int) -> Any:
+        gate.wait(20)
+        try:
+            return replicas[number % REPLICAS].desk.place(request(number))
+        except QnetError as error:
+            return error
+
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(one, range(clients)))
+
+
+def stored(store: Store) -> list[Container]:
+    found = store.range(PLACEMENT + "containers/").kvs
+    return [schema.decode(kv.value, Container, kv.key) for kv in found]
+
+
+def agree(replicas: list[Replica], store: Store) -> None:
+    """Every view is what the store says."""
+    for one in replicas:
+        one.view.catch_up()
+        assert sorted(c.claim for c in one.view.containers()) == sorted(c.claim for c in stored(store))
+
+
+def test_the_last_resources_are_given_once_and_all_of_them(store: Store, replicas: list[Replica]) -> None:
+    register(store, 5)  # room for 20 of 1 CPU
+    got = asked(replicas, lambda number: Request(name=f"c{number}", cpus=1000))
+    made = [one for one in got if isinstance(one, Container)]
+    assert len(made) == 20
+    assert Counter(one.host for one in made) == {f"h{n}": 4 for n in range(5)}
+    assert all(isinstance(one, Exhausted) for one in got if one not in made)
+    assert sorted(c.name for c in stored(store)) == sorted(c.name for c in made)
+    agree(replicas, store)
+
+
+def test_one_name_is_given_once(store: Store, replicas: list[Replica]) -> None:
+    register(store, 5)
+    got = asked(replicas, lambda number: Request(name="web"))
+    (made,) = [one for one in got if isinstance(one, Container)]
+    assert {type(one) for one in got} == {Container, Conflict}
+    assert "container name web is in use" in str(next(one for one in got if one is not made))
+    agree(replicas, store)
+
+
+def test_one_port_of_each_host_is_given_once(store: Store, replicas: list[Replica]) -> None:
+    register(store, 7)
+    got = asked(replicas, lambda number: Request(name=f"c{number}", ports=(("tcp", 80),)))
+    hosts = [one.host for one in got if isinstance(one, Container)]
+    assert sorted(hosts) == sorted({f"h{n}" for n in range(7)})
+    assert "7 have port 80/tcp taken" in str(next(one for one in got if isinstance(one, Exhausted)))
+
+
+def test_no_more_of_a_group_than_allowed_where_all_decide_on_other_hosts(store: Store, replicas: list[Replica]) -> None:
+    """What is counted over several hosts is not what one host's ledger guards."""
+    for number in range(6):
+        machine = Machine(name=f"h{number}", cpus=4000, memory=4 << 30, labels={"rack": f"r{number % 2}"})
+        store.put(key(MACHINES, machine.name), schema.encode(machine))
+    got = asked(replicas, lambda number: Request(name=f"c{number}", group="g", spreads=(Spread("rack", 2),)), 12)
+    made = [one for one in got if isinstance(one, Container)]
+    racks = Counter(int(one.host[1:]) % 2 for one in made)
+    assert racks == {0: 2, 1: 2}
+
+
+def test_what_is_taken_back_is_free_for_everybody(store: Store, replicas: list[Replica]) -> None:
+    register(store, 1)
+    first = replicas[0].desk.place(Request(name="a", cpus=4000))
+    with pytest.raises(Exhausted):
+        replicas[1].desk.place(Request(name="b", cpus=4000))
+    replicas[2].desk.remove(first)
+    replicas[2].desk.remove(first)
+    again = replicas[1].desk.place(Request(name="a", cpus=4000))
+    replicas[0].desk.remove(first)  # of another time
+    assert stored(store) == [again]
+
+
+def test_a_drained_host_and_one_whose_agent_is_gone_take_nothing(store: Store, replicas: list[Replica]) -> None:
+    register(store, 2)
+    store.put(key(STATES, "h0"), b"drain")
+    assert replicas[0].desk.place(Request(name="a")).host == "h1"
+    store.delete(key(MACHINES, "h1"))
+    with pytest.raises(Exhausted, match="no host: 1 drained"):
+        replicas[1].desk.place(Request(name="b"))
+    store.put(key(STATES, "h0"), b"ready")
+    assert replicas[1].desk.place(Request(name="b")).host == "h0"
+
+
+class Deaf:
+    """A store whose answers to transactions are lost, after they took effect or before."""
+
+    def __init__(self, store: Store, effect: bool) -> None:
+        self.store = store
+        self.effect = effect
+        self.times = 1
+
+    def txn(self, txn: Txn, *, repeatable: bool = False) -> TxnResult:
+        if self.times and txn.compares:
+            self.times -= 1
+            if self.effect:
+                self.store.txn(txn, repeatable=repeatable)
+            raise Ambiguous("no answer; the request may have taken effect")
+        return self.store.txn(txn, repeatable=repeatable)
+
+
+@pytest.mark.parametrize("effect", [True, False])
+def test_an_answer_that_is_lost_places_once(store: Store, replicas: list[Replica], effect: bool) -> None:
+    register(store, 1)
+    view = replicas[0].view
+    view.catch_up()
+    desk = Desk(store, Deaf(store, effect), view, lambda: "", Random(0))
+    made = desk.place(Request(name="a", cpus=1000))
+    assert stored(store) == [made]
+    with pytest.raises(Conflict):
+        desk.place(Request(name="a", cpus=1000))
+    agree(replicas, store)
+
+
+def test_without_the_store_nothing_is_placed(store: Store, replicas: list[Replica]) -> None:
+    register(store, 1)
+
+    class Away:
+        def txn(self, txn: Txn, *, repeatable: bool = False) -> TxnResult:
+            raise Unavailable("etcd is away")
+
+    view = replicas[0].view
+    view.catch_up()
+    with pytest.raises(Unavailable, match="etcd is away"):
+        Desk(store, Away(), view, lambda: "", Random(0)).place(Request(name="a"))
+    assert stored(store) == []
+    assert replicas[0].desk.place(Request(name="a")).host == "h0"
