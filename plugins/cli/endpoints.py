@@ -91,7 +91,10 @@ def _find(inventory: Inventory, tenant: str, name: str) -> tuple[PoolRecord, Sto
     """The one endpoint of that name, by one of its addresses. Raises NotFound, Conflict, InvalidRequest."""
     found = {stored.record.endpoint: (pool, stored) for pool, stored in _named(inventory, tenant, name)}
     if not found:
-        raise NotFound(f"no running container of tenant {tenant} has the name, address or endpoint id {name[:64]!r}")
+        raise NotFound(
+            f"no running container of tenant {tenant} has the name, address or endpoint id {name[:64]!r}: with "
+            f"--tenant it is looked for among another's"
+        )
     if len(found) > 1:
         listed = ", ".join(sorted(str(stored.address) for _, stored in found.values()))
         raise Conflict(f"{name} has several endpoints: name one by its address: {listed}")

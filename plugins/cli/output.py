@@ -19,6 +19,7 @@ WIDTH = 4096
 EXACT = 10**6
 UNITS = (("M", 10**6), ("G", 10**9), ("T", 10**12))
 HUGE = 10**15
+BINARY = ("", "K", "M", "G", "T", "P", "E")
 
 
 def json_option(command: CommandT) -> CommandT:
@@ -78,6 +79,12 @@ def human(number: int) -> str:
         return f"{number:.1e}".replace("e+", "e")
     unit, size = next((unit, size) for unit, size in reversed(UNITS) if number >= size)
     return f"{number / size:.1f}{unit}"
+
+
+def binary(size: int) -> str:
+    """Bytes in the units that sizes are given in: 3.2G is 3.2 * 2**30."""
+    power = max(size.bit_length() - 1, 0) // 10
+    return f"{size / 1024**power:.1f}{BINARY[power]}" if power else str(size)
 
 
 def confirm(session: Session, question: str, yes: bool) -> None:

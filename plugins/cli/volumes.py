@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from plugins.cli import unixhttp
-from plugins.cli.output import confirm, json_option, show_fields, show_json, show_table, yes_option
+from plugins.cli.output import binary, confirm, json_option, show_fields, show_json, show_table, yes_option
 from plugins.cli.session import Session, pass_session
 from plugins.cli.watching import Row, Sample, follow, human, interval_option, once_option, samples
 from plugins.volume.meter import TRAFFIC as METERED
@@ -50,7 +50,7 @@ def ls(session: Session, as_json: bool) -> None:
     rows = (
         (
             *(one.name, one.tenant, one.pool, health.get(one.pool, ""), _size(one)),
-            *(human(used[one.name]) if one.name in used else "", ", ".join(hosts[one.name])),
+            *(binary(used[one.name]) if one.name in used else "", ", ".join(hosts[one.name])),
         )
         for one in found
     )

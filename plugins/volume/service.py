@@ -205,11 +205,13 @@ class Service:
             NotFound, Unavailable
         """
         volume = self._ready(parse_name(name))
-        self._repository.change(
+        made = self._repository.change(
             volume,
             bps=volume.bps if bps is None else bps,
             read_iops=volume.read_iops if read_iops is None else read_iops,
         )
+        if not (made.bps or made.read_iops):
+            return []
         return [mount.host for mount in self._mounted(name) if not mount.limited]
 
     def undelete(self, name: str) -> VolumeRecord:

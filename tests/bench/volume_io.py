@@ -18,7 +18,7 @@ SPEEDS = {kind: Goal(f"fio, {text}, ÷ on a bare mount", RATIO, "≥", 0.97) for
 SOFT = Goal("a 2 GB write gets beyond a limit of 50 MB by (to know; 2 GB is no limit at all)", "MB", "≤", 2000)
 STRICT = Goal("the same with -o strict=true", "MB", "≤", 2)
 GOALS = (*SPEEDS.values(), SOFT, STRICT)
-ROUNDS, SECONDS = 9, 4
+ROUNDS, SECONDS = 21, 2
 
 
 def measure(lab: Lab) -> Iterator[Measured]:

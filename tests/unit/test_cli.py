@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from plugins.cli.app import cli
-from plugins.cli.output import human
+from plugins.cli.output import binary, human
 from plugins.cli.session import Session
 from qnet import schema
 from qnet.errors import Unavailable
@@ -717,6 +717,13 @@ def test_version() -> None:
 )
 def test_human_numbers(number: int, text: str) -> None:
     assert human(number) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0"), (1023, "1023"), (1024, "1.0K"), (50 << 20, "50.0M"), (2**50, "1.0P")]
+)
+def test_sizes_are_told_as_they_are_given(size: int, text: str) -> None:
+    assert binary(size) == text
 
 
 def test_a_tenant_from_its_creation_to_its_removal(cluster: Cluster) -> None:

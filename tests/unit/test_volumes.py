@@ -437,6 +437,8 @@ def test_limits_of_a_volume_that_was_mounted_without_any_hold_from_the_next_moun
     world.one.service.mount("data", "a")
     world.heard(world.two, lambda: bool(world.two.repository.mounted("data")))
     assert world.two.service.limit("data", None, 50) == ["host1"]
+    assert world.two.service.limit("data", None, 0) == []  # as it is mounted
+    assert world.two.service.limit("data", None, 50) == ["host1"]
     world.one.compared()
     world.one.service.mount("data", "b")
     assert world.one.lanes.there == {}
