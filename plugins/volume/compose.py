@@ -14,8 +14,10 @@ from prometheus_client import REGISTRY
 from plugins.volume import api
 from plugins.volume.directories import Directories
 from plugins.volume.gluster import Quota
+from plugins.volume.holding import Holder
 from plugins.volume.lanes import Lanes
 from plugins.volume.lock import PoolLocks
+from plugins.volume.making import Maker
 from plugins.volume.meter import Meter
 from plugins.volume.model import Held
 from plugins.volume.mounts import Mounts
@@ -53,26 +55,16 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     repository, locks = Repository(store, host, now, changed), PoolLocks(store, host)
     mounts = Mounts(root, LOGS)
     directories = Directories(mounts, root)
-    service = Service(
-        repository,
-        held,
-        locks,
-        enforcer,
-        directories,
-        mounts,
-        Lanes(),
-        Meters(),
-        root,
-        Tenants(store, now).get,
-        now,
-        timedelta(days=config.volume.trash_days),
-        poke.set,
-    )
+    maker = Maker(repository, locks, enforcer, directories)
+    holder = Holder(repository, held, mounts, Lanes(), root)
+    trash = timedelta(days=config.volume.trash_days)
+    service = Service(repository, maker, holder, Meters(), Tenants(store, now).get, now, trash, poke.set)
     engine = Engine(config.docker.socket, config.docker.timeout)
     missing = Sightings(config.ipam.grace, time.monotonic)
     repair = Repair(
         repository,
-        service,
+        maker,
+        holder,
         held,
         mounts,
         directories,

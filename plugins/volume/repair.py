@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import cache, partial
 
+from plugins.volume.holding import Holder
+from plugins.volume.making import Maker
 from plugins.volume.model import Held
 from plugins.volume.ports import Directories, Mounts
 from plugins.volume.repository import Repository
-from plugins.volume.service import Service
 from qnet import log, metrics
 from qnet.engine import Engine, EngineContainer, InProgress
 from qnet.errors import QnetError, Unavailable
@@ -33,7 +34,8 @@ class Repair(Loop):
     def __init__(
         self,
         repository: Repository,
-        service: Service,
+        maker: Maker,
+        holder: Holder,
         held: Folder[Held],
         mounts: Mounts,
         directories: Directories,
@@ -46,7 +48,8 @@ class Repair(Loop):
     ) -> None:
         super().__init__(engine, poke)
         self._repository = repository
-        self._service = service
+        self._maker = maker
+        self._holder = holder
         self._held = held
         self._mounts = mounts
         self._directories = directories
@@ -87,11 +90,11 @@ class Repair(Loop):
         """A dead client is replaced. Containers that run keep what they had mounted: they need a restart."""
         found, mounted, living = self._held.all(), self._mounts.all(), self._mounts.clients()
         for held in found:
-            target = self._service.target(held.id)
+            target = self._holder.target(held.id)
             if held.mounts and target in mounted and target not in living:
                 names = ", ".join(one.name for one in self._containers().get(held.name, ())) or "no container"
                 logger.error("the client of volume %s is dead; to be restarted: %s", held.name, names)
-                self._service.revive(held)
+                self._holder.revive(held)
                 metrics.REPAIRS.labels("client of a volume").inc()
 
     def _users(self) -> None:
@@ -101,7 +104,7 @@ class Repair(Loop):
         gone = self._missing.overdue(unused)
         for volume in set(gone) - self._in_progress.may_explain(gone):
             metrics.REPAIRS.labels("volume that nobody has").inc()
-            self._service.drop(unused[volume])
+            self._holder.drop(unused[volume])
         for held in self._held.all():
             users = containers.get(held.name, ())
             old = self._left_behind(held, users) if held.died else ()
@@ -111,7 +114,7 @@ class Repair(Loop):
 
     def _left_behind(self, held: Held, users: Collection[EngineContainer]) -> tuple[str, ...]:
         """The names of those containers that have another mount than the one that is there now."""
-        device = self._mounts.all().get(self._service.target(held.id), "")
+        device = self._mounts.all().get(self._holder.target(held.id), "")
         processes = {one.name: self._engine.process(one.id) for one in users}
         return tuple(name for name, pid in processes.items() if pid and not self._mounts.sees(pid, device))
 
@@ -128,14 +131,14 @@ class Repair(Loop):
         for held in self._held.all():
             volume = self._repository.copy(held.name)
             if volume is not None and volume.id == held.id:
-                self._service.shape(volume)
-        self._service.tidy()
+                self._holder.shape(volume)
+        self._holder.tidy()
 
     def _asked(self) -> None:
         """Volumes that hosts wait for which are no Gluster servers."""
         for record in self._repository.asked():
-            if self._service.able(record.pool):
-                self._service.serve(record)
+            if self._maker.able(record.pool):
+                self._maker.serve(record)
 
     def _pools(self) -> None:
         """Pools are at hand, so that what volumes have can be told at once."""
@@ -151,9 +154,9 @@ class Repair(Loop):
             if self._looked_at(pool.name) or random.random() > CHANCE:  # noqa: S311
                 continue
             try:
-                if not self._service.able(pool.name):
+                if not self._maker.able(pool.name):
                     continue
-                self._service.look(pool, partial(self._looked_at, pool.name))
+                self._maker.look(pool, partial(self._looked_at, pool.name))
             except QnetError as error:
                 logger.warning("health of pool %s: %s", pool.name, error)
 
@@ -168,17 +171,17 @@ class Repair(Loop):
             try:
                 if not trash.moved:
                     if clears(trash.volume.pool):
-                        self._service.clear(trash)
+                        self._maker.clear(trash)
                 elif trash.expires and datetime.fromisoformat(trash.expires) <= now:
-                    self._service.purge(trash)
+                    self._maker.purge(trash)
             except QnetError as error:
                 logger.warning("volume %s in the trash: %s", trash.volume.name, error)
 
     def _clears(self, pool: str) -> bool:
         """Whether this host can remove limits of a pool, and no server would miss it."""
-        if not self._service.able(pool):
+        if not self._maker.able(pool):
             return False
-        away = self._service.away(pool)
+        away = self._maker.away(pool)
         if away:
             logger.info("pool %s: removed volumes keep their limits while %s is away", pool, ", ".join(away))
         return not away

@@ -111,7 +111,7 @@ class Volumes(RuleBasedStateMachine):
     def lose_a_client(self, number: int, name: str) -> None:
         host = self.host(number)
         if name in self.there:
-            host.mounts.dead.add(host.service.target(self.there[name]))
+            host.mounts.dead.add(host.holder.target(self.there[name]))
 
     @invariant()
     def what_is_there_is_shown(self) -> None:

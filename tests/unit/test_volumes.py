@@ -306,7 +306,7 @@ def test_one_client_serves_all_users_of_a_host(world: World) -> None:
     world.one.service.create("data", {})
     for user in ("a", "b", "b"):  # an engine repeats itself
         world.one.service.mount("data", user)
-    target = world.one.service.target(world.volume().id)
+    target = world.one.holder.target(world.volume().id)
     assert world.one.mounts.made == 1
     world.one.service.unmount("data", "b")
     world.one.service.unmount("data", "b")
@@ -382,7 +382,7 @@ def test_a_dead_client_is_replaced_and_who_had_it_is_named(world: World, caplog:
     world.one.service.create("data", {})
     world.one.service.mount("data", "a")
     world.one.running["web"] = "data"
-    target = world.one.service.target(world.volume().id)
+    target = world.one.holder.target(world.volume().id)
     world.one.mounts.dead.add(target)
     world.one.compared()
     assert target in world.one.mounts.clients()
@@ -460,7 +460,7 @@ def test_who_has_a_dead_clients_mount_is_told_until_it_is_started_again(world: W
     one.service.create("data", None)
     one.service.mount("data", "a")
     volume = world.volume()
-    target = one.service.target(volume.id)
+    target = one.holder.target(volume.id)
     one.running, one.processes = {"web": "data", "late": "data"}, {"web": 7, "late": 8}
     one.mounts.dead.add(target)
     if finds == "mount":
@@ -563,7 +563,7 @@ def test_what_a_server_met_is_told_where_it_was_asked_for(world: World) -> None:
 
 
 def test_without_any_server_a_create_ends_and_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plugins.volume.service.WAITING", 0.2)
+    monkeypatch.setattr("plugins.volume.making.WAITING", 0.2)
     world.one.enforcer.server = False
     with pytest.raises(Unavailable, match="this host is no Gluster server, and none on which sharedfs runs"):
         world.one.service.create("data", {"size": "1G"})
@@ -627,7 +627,7 @@ def test_who_is_about_to_clear_the_trash_leaves_what_was_undeleted(world: World)
     world.one.service.remove("data")
     (seen,) = world.one.repository.trash()
     world.two.service.undelete("data")
-    world.one.service.clear(seen)
+    world.one.maker.clear(seen)
     assert volume.id in world.pool.homes
     assert world.pool.limits == {place(volume): (GIB, 0)}
 

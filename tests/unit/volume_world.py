@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from plugins.volume.directories import place
+from plugins.volume.holding import Holder
 from plugins.volume.lock import PoolLocks
+from plugins.volume.making import Maker
 from plugins.volume.model import Held
 from plugins.volume.ports import PoolHealth, Rates, Traffic, Usage
 from plugins.volume.repair import Repair
@@ -205,16 +207,13 @@ class Host:
         self.locks = PoolLocks(self.store, self.name)
         self.held: Folder[Held] = Folder(self.folder / self.name, Held, durable=False)
         tenants, root = Tenants(self.store, self.clock.now), Path("/mounts")
+        self.maker = Maker(self.repository, self.locks, self.enforcer, self.pool)
+        self.holder = Holder(self.repository, self.held, self.mounts, self.lanes, root)
         self.service = Service(
             self.repository,
-            self.held,
-            self.locks,
-            self.enforcer,
-            self.pool,
-            self.mounts,
+            self.maker,
+            self.holder,
             self.lanes,
-            self.lanes,
-            root,
             tenants.get,
             self.clock.now,
             timedelta(days=7),
@@ -222,7 +221,8 @@ class Host:
         )
         self.repair = Repair(
             self.repository,
-            self.service,
+            self.maker,
+            self.holder,
             self.held,
             self.mounts,
             self.pool,
