@@ -293,7 +293,7 @@ def test_plugin_is_started_stopped_and_configured(before: dict[str, set[str]]) -
     with Lab.up(hosts=1, plugin_command=command, settings=settings, directory=OTHER) as lab:
         host = lab.hosts[0]
         text = tomllib.loads(host.exec("cat", "/etc/qnet/qnet.toml").stdout)
-        assert text["network"] == {"parent": "eth2"}
+        assert text["network"] == {"parent": "eth2", "underlay": "eth0"}
         assert text["ipam"] == {"rest": 1, "supernets": {"default": ["10.128.0.0/12", "fd00:128::/48"]}}
         assert text["etcd"] == {"endpoints": ["10.99.0.11:2379"]}
         assert call(host.plugin_socket, "POST", "/Plugin.Activate") == (200, {"Implements": []})
