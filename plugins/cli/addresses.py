@@ -11,9 +11,9 @@ from plugins.cli.inventory import Inventory, Located
 from plugins.cli.output import confirm, json_option, show_fields, show_json, show_table, tenant_option, yes_option
 from plugins.cli.session import Session, pass_session
 from plugins.ipam.admin import Admin, check_release, describe_shared
-from plugins.ipam.model import parse_subnet
-from plugins.ipam.openpool import Stored
-from plugins.ipam.shared import describe
+from qnet.addresses.model import parse_subnet
+from qnet.addresses.openpool import Stored
+from qnet.addresses.records import describe
 from qnet.errors import InvalidRequest, NotFound
 from qnet.schema import AddressRecord, Kind, NetworkRecord, PoolRecord
 

@@ -11,8 +11,8 @@ from plugins.cli.health import Finding
 from plugins.cli.inventory import Inventory
 from plugins.ipam import compare
 from plugins.ipam.compare import Action, Observed, Place
-from plugins.ipam.shared import describe
 from qnet import schema
+from qnet.addresses.records import describe
 from qnet.engine import Engine, EngineView
 from qnet.errors import Unavailable
 from qnet.schema import AddressRecord, HostRecord

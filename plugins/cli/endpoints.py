@@ -11,10 +11,10 @@ import msgspec
 from plugins.cli.inventory import Inventory
 from plugins.cli.output import json_option, show_json, tenant_option
 from plugins.cli.session import Session, pass_session
-from plugins.ipam.openpool import Stored
 from plugins.network.model import BRIDGED
 from plugins.network.terms import refuse
 from qnet import schema
+from qnet.addresses.openpool import Stored
 from qnet.errors import Conflict, InvalidRequest, NotFound
 from qnet.rates import parse_rate, show_rate
 from qnet.schema import LimitRecord, PoolRecord

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from plugins.cli.inventory import OWN_KINDS, Inventory
 from plugins.ipam.admin import Admin
-from plugins.ipam.model import parse_subnet
 from qnet import schema
+from qnet.addresses.model import parse_subnet
 from qnet.errors import Conflict
 from qnet.schema import LimitRecord, PoolRecord
 from qnet.store.base import Delete, KeyValue, Store, Txn, unchanged

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import msgspec
 
-from plugins.ipam.model import IPAddress, IPNetwork, PoolId, parse_address, parse_exclusion, parse_subnet
-from plugins.ipam.openpool import Stored
-from plugins.ipam.pools import capacity
 from qnet import schema
+from qnet.addresses.model import IPAddress, IPNetwork, PoolId, parse_address, parse_exclusion, parse_subnet
+from qnet.addresses.openpool import Stored
+from qnet.addresses.pools import capacity
 from qnet.errors import NotFound
 from qnet.schema import AddressRecord, HostRecord, MacRecord, NetworkRecord, PoolRecord, UseRecord
 from qnet.store.base import KeyValue, Store

@@ -19,7 +19,7 @@ from plugins.cli.output import (
 )
 from plugins.cli.session import Session, pass_session
 from plugins.ipam.admin import Admin, describe_uses
-from plugins.ipam.model import parse_address, parse_subnet
+from qnet.addresses.model import parse_address, parse_subnet
 from qnet.tenants import parse_tenant
 
 

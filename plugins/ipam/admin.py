@@ -9,13 +9,22 @@ import random
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 
-from plugins.ipam.model import IPAddress, IPNetwork, PoolId, check_inside, parse_address, parse_exclusion, parse_subnet
-from plugins.ipam.openpool import OpenPool, Stored
-from plugins.ipam.pools import Occupancy
 from plugins.ipam.repository import Repository
-from plugins.ipam.shared import ATTEMPTS, describe
+from plugins.ipam.shared import ATTEMPTS
 from plugins.ipam.uses import Carving, Uses, check_allowed
 from qnet import schema
+from qnet.addresses.model import (
+    IPAddress,
+    IPNetwork,
+    PoolId,
+    check_inside,
+    parse_address,
+    parse_exclusion,
+    parse_subnet,
+)
+from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.pools import Occupancy
+from qnet.addresses.records import describe
 from qnet.errors import Conflict, Exhausted, Unavailable
 from qnet.schema import AddressRecord, PoolRecord, UseRecord
 from qnet.store.base import Delete, Put, Store, Txn, absent, nothing_below

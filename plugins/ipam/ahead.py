@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from plugins.ipam.model import Caller, PoolId
-from plugins.ipam.openpool import OpenPool, Stored
 from plugins.ipam.repository import TOGETHER, Repository
+from qnet.addresses.model import Caller, PoolId
+from qnet.addresses.openpool import OpenPool, Stored
 from qnet.errors import QnetError, Unavailable
 from qnet.schema import AddressRecord
 

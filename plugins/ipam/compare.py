@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from plugins.ipam.model import IPAddress, IPNetwork, parse_address, parse_subnet
+from qnet.addresses.model import IPAddress, IPNetwork, parse_address, parse_subnet
 from qnet.engine import EngineContainer, EngineNetwork, EngineView
 from qnet.schema import AddressRecord
 from qnet.tenants import DEFAULT
@@ -146,7 +146,8 @@ def compare(
             if live is not None:
                 actions += _known_better(place, observed, live)
             elif missed_twice(place, observed.revision):
-                actions.append(Action("hold" if asking else "release", place, observed, next(iter(asking), None)))
+                keeps = asking or record.placement
+                actions.append(Action("hold" if keeps else "release", place, observed, next(iter(asking), None)))
         elif record.kind == "held":
             actions += _held(place, observed, engine, missed_twice)
         elif record.kind == "host" and record.network not in engine.networks:
@@ -185,6 +186,8 @@ def _held(place: Place, observed: Observed, engine: Engine, missed_twice: Missed
     if owner is not None:
         same = (record.container_id, record.container) == (owner.container.id, owner.container.name)
         return [] if same else [Action("hold", place, observed, owner)]
+    if record.placement:  # its container may not be there yet; who placed it knows when it is gone
+        return []
     named = engine.names.get(record.container) if record.container else None
     if named is not None and record.container_id in ("", named.id) and not asking and _by_name(record, named):
         return []

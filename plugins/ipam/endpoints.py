@@ -6,11 +6,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 
-from plugins.ipam.model import IPAddress, IPNetwork, PoolId, mac_of, parse_address, parse_subnet
-from plugins.ipam.openpool import OpenPool, Stored
-from plugins.ipam.repository import MacTaken, Repository, changed
-from plugins.ipam.shared import describe
+from plugins.ipam.repository import MacTaken, Repository
 from plugins.ipam.uses import Uses
+from qnet.addresses.model import IPAddress, IPNetwork, PoolId, mac_of, parse_address, parse_subnet
+from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.records import changed, describe
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, Unavailable
 from qnet.schema import AddressRecord
 

@@ -7,9 +7,10 @@ import secrets
 from collections.abc import Callable
 from typing import Protocol
 
-from plugins.ipam.model import Caller, IPAddress, PoolId
-from plugins.ipam.openpool import OpenPool, Stored
-from plugins.ipam.repository import Repository, changed
+from plugins.ipam.repository import Repository
+from qnet.addresses.model import Caller, IPAddress, PoolId
+from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.records import changed
 from qnet.engine import EngineContainer
 from qnet.errors import Conflict, Unavailable
 
@@ -77,6 +78,8 @@ class Holds:
             return
         asking = [box for box in existing if any(str(held.address) in end.asked for end in box.endpoints)]
         owners = {box.id: box.name for box in existing if box.id == held.record.container_id}
+        if held.record.placement:
+            owners = {box.id: box.name for box in asking if box.name == held.record.container}
         if not owners:
             owners = {box.id: box.name for box in asking if box.started and not box.running}
         others = [box for box in asking if owners and box.id not in owners and not box.running]

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Protocol
 
-from plugins.ipam.model import IPAddress, PoolId, mac_of
-from plugins.ipam.openpool import OpenPool, Stored
 from plugins.ipam.repository import Repository
-from plugins.ipam.shared import describe
 from qnet import metrics
+from qnet.addresses.model import IPAddress, PoolId, mac_of
+from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.records import describe
 from qnet.errors import Conflict
 from qnet.schema import AddressRecord
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from plugins.ipam import compare
 from plugins.ipam.compare import Action, Observed, Owner, Place
 from plugins.ipam.journal import Journal
-from plugins.ipam.model import IPNetwork, parse_subnet
-from plugins.ipam.openpool import OpenPool, Stored
-from plugins.ipam.repository import Repository, changed
+from plugins.ipam.repository import Repository
 from plugins.ipam.service import Service
 from plugins.ipam.settle import Settle
-from plugins.ipam.shared import describe
 from plugins.ipam.uses import Uses
 from qnet import metrics, schema
+from qnet.addresses.model import IPNetwork, parse_subnet
+from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.records import changed, describe
 from qnet.engine import EngineView, InProgress
 from qnet.errors import Conflict, NotFound
 from qnet.schema import AddressRecord
@@ -154,17 +154,12 @@ class Repair:
             if record.kind != "held":
                 metrics.REPAIRS.labels("record without endpoint").inc()
                 logger.warning("address %s released: the engine has no endpoint for it", stored.address)
-        elif action.do == "hold" and owner is not None:
-            held = changed(
-                record,
-                kind="held",
-                endpoint="",
-                mac="",
-                engine="",
-                container=owner.container.name,
-                container_id=owner.container.id,
-                network=owner.network,
-            )
+        elif action.do == "hold":
+            held = changed(record, kind="held", endpoint="", mac="", engine="")
+            if owner is not None:
+                held = changed(
+                    held, container=owner.container.name, container_id=owner.container.id, network=owner.network
+                )
             self._repository.hold(pool, stored, held)
         elif owner is not None:
             known = changed(

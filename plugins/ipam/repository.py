@@ -6,11 +6,10 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 
-import msgspec
-
-from plugins.ipam.model import IPAddress, IPNetwork, PoolId
-from plugins.ipam.openpool import OpenPool, Stored
 from qnet import schema
+from qnet.addresses.model import IPAddress, IPNetwork, PoolId
+from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.records import mac_record, without_mac
 from qnet.errors import Conflict, NotFound
 from qnet.schema import AddressRecord, MacRecord, UseRecord
 from qnet.store.base import (
@@ -193,7 +192,7 @@ class Repository:
             Conflict: the record is not as it was read.
         """
         key = pool.address_prefix + str(stored.address)
-        ops: tuple[Op, ...] = (Delete(key), *self._without_mac(pool, stored))
+        ops: tuple[Op, ...] = (Delete(key), *without_mac(pool.tenant, stored))
         rests = pool.prefix + schema.RESTING + str(stored.address)
         try:
             revision = self._write(pool, key, stored, (*ops, Put(rests, b"", self._resting.id())))
@@ -211,7 +210,7 @@ class Repository:
             Conflict: the record is not as it was read.
         """
         key, value = pool.address_prefix + str(stored.address), schema.encode(record)
-        revision = self._write(pool, key, stored, (Put(key, value), *self._without_mac(pool, stored)))
+        revision = self._write(pool, key, stored, (Put(key, value), *without_mac(pool.tenant, stored)))
         pool.seen(KeyValue(key, value, revision, revision))
         return Stored(stored.address, record, revision)
 
@@ -225,8 +224,8 @@ class Repository:
             return self.replace(pool, stored, record)
         key, mac = pool.address_prefix + str(stored.address), schema.mac_key(pool.tenant, record.mac)
         value = schema.encode(record)
-        own = schema.encode(self._mac_record(stored.address, record))
-        puts: tuple[Op, ...] = (Put(key, value), Put(mac, own), *self._without_mac(pool, stored))
+        own = schema.encode(mac_record(stored.address, record))
+        puts: tuple[Op, ...] = (Put(key, value), Put(mac, own), *without_mac(pool.tenant, stored))
         failure = (Get(key), Get(mac))
         result = self._commit.txn(Txn((at_revision(key, stored.revision), absent(mac)), puts, failure), repeatable=True)
         if not result.succeeded:
@@ -255,18 +254,6 @@ class Repository:
             pool.seen(now)
         raise Changed(f"address {stored.address} of tenant {pool.tenant} changed hands meanwhile")
 
-    def _without_mac(self, pool: OpenPool, stored: Stored) -> tuple[Op, ...]:
-        """Delete the claim of the MAC address if it is this record's."""
-        if not stored.record.mac:
-            return ()
-        key = schema.mac_key(pool.tenant, stored.record.mac)
-        own = schema.encode(self._mac_record(stored.address, stored.record))
-        return (Txn((Compare(key, "value", "=", own),), (Delete(key),)),)
-
-    @staticmethod
-    def _mac_record(address: IPAddress, record: AddressRecord) -> MacRecord:
-        return MacRecord(address=str(address), host=record.host, claim=record.claim)
-
 
 class Changed(Conflict):
     """The record is not as it was read: read it again and decide anew."""
@@ -279,8 +266,3 @@ class MacTaken(Conflict):
 def _first(result: TxnResult, index: int = 0) -> KeyValue | None:
     found = result.results[index]
     return found[0] if isinstance(found, tuple) and found else None
-
-
-def changed(record: AddressRecord, **fields: object) -> AddressRecord:
-    """The record with other fields."""
-    return msgspec.structs.replace(record, **fields)

@@ -11,7 +11,11 @@ from collections.abc import Callable, Mapping
 from plugins.ipam.ahead import Ahead
 from plugins.ipam.holds import Holds
 from plugins.ipam.journal import Entry, Journal
-from plugins.ipam.model import (
+from plugins.ipam.probing import Prober, Probing, refusal
+from plugins.ipam.repository import Changed, Repository
+from plugins.ipam.uses import Uses
+from qnet import metrics
+from qnet.addresses.model import (
     Caller,
     IPAddress,
     PoolId,
@@ -21,14 +25,10 @@ from plugins.ipam.model import (
     parse_pool_id,
     parse_subnet,
 )
-from plugins.ipam.openpool import OpenPool, Stored
-from plugins.ipam.pools import capacity
-from plugins.ipam.probing import Prober, Probing, refusal
-from plugins.ipam.quota import Quota
-from plugins.ipam.repository import Changed, Repository, changed
-from plugins.ipam.shared import describe
-from plugins.ipam.uses import Uses
-from qnet import metrics
+from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.pools import capacity
+from qnet.addresses.quota import Quota
+from qnet.addresses.records import changed, describe
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, Unavailable
 from qnet.schema import AddressRecord
 from qnet.tenants import DEFAULT, parse_tenant

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from plugins.ipam.model import IPNetwork, PoolId
 from plugins.ipam.repository import Repository
 from plugins.ipam.uses import Uses
 from qnet import metrics
+from qnet.addresses.model import IPNetwork, PoolId
 from qnet.engine import EngineNetwork
 from qnet.errors import Conflict, NotFound
 from qnet.schema import UseRecord

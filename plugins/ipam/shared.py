@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from plugins.ipam.model import Caller, IPAddress, PoolId
 from plugins.ipam.repository import Repository
 from qnet import schema
+from qnet.addresses.model import Caller, IPAddress, PoolId
+from qnet.addresses.records import describe
 from qnet.errors import Conflict, Exhausted, NotFound, Unavailable
 from qnet.schema import AddressRecord, PoolRecord, UseRecord
 from qnet.store.base import Compare, Delete, KeyValue, Op, Put, Txn, absent, at_revision, none_newer
@@ -186,19 +187,3 @@ class Shared:
             if opened.stored(address) is None:
                 return address
         raise Exhausted(f"pool {pool.subnet} of tenant {pool.tenant} has no address left for a gateway")
-
-
-def describe(record: AddressRecord) -> str:
-    """Who has an address, in words."""
-    if record.kind == "gateway":
-        return "it is the pool's gateway"
-    if record.kind == "auxiliary":
-        return "it is an auxiliary address of a network"
-    if record.kind == "reservation":
-        return f"it is reserved{f' ({record.note})' if record.note else ''}"
-    if record.kind == "quarantine":
-        return f"it is quarantined ({record.note})"
-    if record.kind == "host":
-        return f"it is {record.host}'s own on this network (host_access)"
-    whom = f"container {record.container}" if record.container else "a container"
-    return f"{'held for' if record.kind == 'held' else 'in use by'} {whom} on {record.host}"

@@ -10,11 +10,11 @@ from typing import TypeAlias
 
 import msgspec
 
-from plugins.ipam.model import Caller, IPNetwork, PoolId
-from plugins.ipam.pools import carve, overlapping
 from plugins.ipam.repository import Repository
 from plugins.ipam.shared import ATTEMPTS, Shared
 from qnet import schema
+from qnet.addresses.model import Caller, IPNetwork, PoolId
+from qnet.addresses.pools import carve, overlapping
 from qnet.errors import Conflict, Exhausted, InvalidRequest, Unavailable
 from qnet.schema import AddressRecord, PoolRecord, TenantRecord, UseRecord
 from qnet.store.base import Delete, Put, Txn, absent, at_revision, none_newer, nothing_below, present

@@ -11,11 +11,11 @@ from typing import Any
 from plugins.hostname import HostName
 from plugins.ipam.holds import Holds
 from plugins.ipam.journal import Journal
-from plugins.ipam.model import parse_subnet
 from plugins.ipam.repository import Repository
 from plugins.ipam.service import Service
 from plugins.ipam.uses import Carving, Uses
 from qnet import schema
+from qnet.addresses.model import parse_subnet
 from qnet.clock import now
 from qnet.engine import Engine
 from qnet.store.commit import GroupCommit

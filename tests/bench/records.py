@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from itertools import islice
 
-from plugins.ipam.model import mac_of
 from qnet import schema
+from qnet.addresses.model import mac_of
 from qnet.schema import AddressRecord, PoolRecord
 from qnet.store.base import Delete, Op, Put, Store, Txn
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.ipam.model import mac_of
+from qnet.addresses.model import mac_of
 from tests.e2e import frames, kit
 from tests.e2e.kit import network, qnet, refused, run, run_args
 from tests.lab.cluster import Lab

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from plugins.ipam.addrset import AddressSet
+from qnet.addresses.addrset import AddressSet
 
 SIZES = st.sampled_from([1, 2, 255, 256, 257, 65_536, 70_000])
 

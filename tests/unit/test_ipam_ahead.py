@@ -12,9 +12,9 @@ import pytest
 
 from plugins.ipam import ahead
 from plugins.ipam.ahead import Ahead
-from plugins.ipam.model import Caller, parse_pool_id, parse_subnet
-from plugins.ipam.openpool import OpenPool
 from qnet import schema
+from qnet.addresses.model import Caller, parse_pool_id, parse_subnet
+from qnet.addresses.openpool import OpenPool
 from qnet.errors import Exhausted, QnetError, Unavailable
 from qnet.schema import AddressRecord, UseRecord
 from qnet.store.base import Txn, TxnResult

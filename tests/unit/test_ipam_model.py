@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from plugins.ipam.model import PoolId, Span, mac_of, parse_exclusion, parse_pool_id
-from plugins.ipam.pools import Occupancy, capacity, carve, overlapping
+from qnet.addresses.model import PoolId, Span, mac_of, parse_exclusion, parse_pool_id
+from qnet.addresses.pools import Occupancy, capacity, carve, overlapping
 from qnet.errors import InvalidRequest
 from qnet.tenants import parse_tenant
 

@@ -12,9 +12,9 @@ import pytest
 
 from plugins.ipam.admin import Admin
 from plugins.ipam.journal import Entry
-from plugins.ipam.model import IPAddress
-from plugins.ipam.openpool import OpenPool, Stored
 from qnet import schema
+from qnet.addresses.model import IPAddress
+from qnet.addresses.openpool import OpenPool, Stored
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, Unavailable
 from qnet.schema import AddressRecord, PoolRecord
 from qnet.store.base import Put, RangeResult, Txn

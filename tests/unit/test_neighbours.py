@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from plugins.ipam.model import mac_of
 from plugins.network import announce
 from plugins.network.announce import Announcer
 from plugins.network.frames import IPAddress, announcement, answers, probe, sender
@@ -20,6 +19,7 @@ from plugins.network.model import Network, Subnet
 from plugins.network.packets import attach
 from plugins.network.probe import Prober
 from plugins.network.repository import Repository
+from qnet.addresses.model import mac_of
 from qnet.errors import Conflict, Exhausted, Unavailable
 from qnet.store.base import Txn, TxnResult
 from qnet.store.memory import MemoryStore

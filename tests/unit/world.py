@@ -12,12 +12,12 @@ from typing import Any
 from plugins.ipam.endpoints import Endpoints
 from plugins.ipam.holds import Holds
 from plugins.ipam.journal import Journal
-from plugins.ipam.model import parse_pool_id
 from plugins.ipam.repair import Repair
 from plugins.ipam.repository import Repository
 from plugins.ipam.service import Service
 from plugins.ipam.uses import Carving, Uses
 from qnet import schema
+from qnet.addresses.model import parse_pool_id
 from qnet.engine import EngineContainer, EngineEndpoint, EngineNetwork, EngineSubnet, EngineView, InProgress
 from qnet.errors import Unavailable
 from qnet.schema import AddressRecord

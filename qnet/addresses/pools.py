@@ -6,8 +6,8 @@ import ipaddress
 import random
 from collections.abc import Collection, Iterable, Iterator
 
-from plugins.ipam.addrset import AddressSet
-from plugins.ipam.model import IPNetwork, Span
+from qnet.addresses.addrset import AddressSet
+from qnet.addresses.model import IPNetwork, Span
 
 MAX_TRIES = 64
 LANES, LANE_BLOCK, LANE_TRIES = 8, 32, 16

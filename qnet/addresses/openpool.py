@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plugins.ipam.model import IPAddress, IPNetwork, PoolId, Span, number_of, parse_exclusion
-from plugins.ipam.pools import LANES, Occupancy, capacity
 from qnet import schema
+from qnet.addresses.model import IPAddress, IPNetwork, PoolId, Span, number_of, parse_exclusion
+from qnet.addresses.pools import LANES, Occupancy, capacity
 from qnet.errors import NotFound
 from qnet.schema import AddressRecord, PoolRecord
 from qnet.store.base import Event, KeyValue, Store, present, put_event

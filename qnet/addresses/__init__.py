@@ -1,0 +1,1 @@
+"""Pools and what of them is free: what the IPAM driver and placement share."""
