@@ -7,6 +7,8 @@ import logging
 import os
 import select
 import signal
+import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -18,15 +20,19 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
 from qnet import log, settings
+from qnet.certificates import server_context
 from qnet.errors import QnetError
 from qnet.settings import Settings
 
 if TYPE_CHECKING:
     from flask import Flask
 
+logger = logging.getLogger(__name__)
+
 PR_SET_PDEATHSIG = 1
 A_DAY = 86400
 LINGER = 10  # milliseconds
+HANDSHAKE = 10.0  # seconds
 FAREWELL = 0.3  # seconds that idle connections stay when the daemon stops: a call that comes meanwhile is answered
 
 
@@ -40,10 +46,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Any) -> Any:
         """Serve one request, and those that follow it closely."""
+        if not conn.initialized and conn.sock.family != socket.AF_UNIX and not self._secured(conn):
+            return False
         kept = super().handle(conn)
         while kept is True and self.alive and len(self._lingering) < self.cfg.threads // 2 and self._more(conn):
             kept = super().handle(conn)
         return kept
+
+    def _secured(self, conn: Any) -> bool:
+        """Whether the other end of a connection that came by TCP has shown a certificate of the cluster's."""
+        if isinstance(conn.sock, ssl.SSLSocket):
+            return True
+        try:
+            conn.sock.settimeout(HANDSHAKE)
+            conn.sock = self.app.tls.wrap_socket(conn.sock, server_side=True)
+        except OSError as error:
+            logger.info("%s refused: %s", conn.client[0], error)
+            return False
+        conn.data_ready = True  # what it sent may have been read with the end of the handshake
+        return True
 
     def _cap_keepalive(self, deadline: float) -> None:
         """gunicorn waits two seconds for calls on idle connections, and a restart waits for that."""
@@ -60,12 +81,26 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
 
 class Daemon(BaseApplication):  # type: ignore[misc]
-    """Serves what `build` returns. `build` runs in the worker, after the fork: gRPC channels do not survive one."""
+    """Serves what `build` returns. `build` runs in the worker, after the fork: gRPC channels do not survive one.
 
-    def __init__(self, build: Callable[[], tuple[Flask, Callable[[], None]]], socket: Path, threads: int) -> None:
+    `group` may use the socket too. At `listen` (HOST:PORT) it is served as well, to whom `tls` lets in.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], tuple[Flask, Callable[[], None]]],
+        socket: Path,
+        threads: int,
+        group: str = "",
+        listen: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._build = build
         self._socket = socket
         self._threads = threads
+        self._group = group
+        self._listen = listen
+        self.tls = tls
         self._stop: Callable[[], None] = lambda: None
         super().__init__()
 
@@ -73,8 +108,9 @@ class Daemon(BaseApplication):  # type: ignore[misc]
         """gunicorn's settings. Idle connections stay open for a day: an engine that meets a closed one repeats
         its call with an empty body."""
         chosen = {
-            "bind": f"unix:{self._socket}",
-            "umask": 0o177,
+            "bind": [f"unix:{self._socket}", *([self._listen] if self._listen else [])],
+            "umask": 0o117 if self._group else 0o177,
+            "group": self._group or None,
             "workers": 1,
             "worker_class": "qnet.daemon.Worker",
             "threads": self._threads,
@@ -120,7 +156,12 @@ def serve(
     log.setup(config.log.level)
     os.umask(0o022)  # modes of what is made, volumes too, do not depend on who starts this
     own = getattr(config, section)
-    Daemon(partial(build, config), Path(own.socket), own.threads).run()
+    try:
+        tls = server_context(own.ca, own.cert, own.key) if getattr(own, "listen", "") else None
+    except QnetError as error:
+        sys.exit(f"{name}: {error}")
+    group, listen = getattr(own, "group", ""), getattr(own, "listen", "")
+    Daemon(partial(build, config), Path(own.socket), own.threads, group, listen, tls).run()
 
 
 def _die_with_parent(_server: Any, worker: Any) -> None:

@@ -16,3 +16,6 @@ COLLISIONS = Counter("qnet_ipam_collisions_total", "Allocations repeated because
 REPAIRS = Counter("qnet_repairs_total", "Things that the comparison with the engine put right", ["what"])
 QUARANTINED = Counter("qnet_ipam_quarantined_total", "Addresses not given out because some device answered for them")
 CONFLICTS = Counter("qnet_ipam_conflicts_total", "Addresses in use here whose record belongs to another")
+API = Histogram("qnet_scheduler_request_seconds", "Time to answer a call of the placement service", ["call"])
+PLACED = Counter("qnet_scheduler_placements_total", "Containers that were given a host", ["tenant"])
+REFUSED = Counter("qnet_scheduler_refusals_total", "Run requests that came to nothing", ["kind"])

@@ -44,7 +44,8 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
     `supernets` are what its subnets must lie in, and are carved from. `trusted` ones may take a parent for themselves.
     `egress` and `ingress` are its endpoints' limits where nothing else is said, in bits per second. `max_volumes`: in
-    bytes, what its volumes may be limited to together.
+    bytes, what its volumes may be limited to together. `max_cpus` in thousandths and `max_memory` in bytes: what its
+    running containers may be promised together.
     """
 
     v: int = 1
@@ -59,6 +60,9 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     egress: int = 0
     ingress: int = 0
     max_volumes: int = 0
+    max_cpus: int = 0
+    max_memory: int = 0
+    max_containers: int = 0
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,6 +95,68 @@ class Ipam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     supernets: dict[str, tuple[str, ...]] = {}
 
 
+class Agent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The agent of placement on this host. Schedulers reach its engine at `listen`, by certificates of `ca`; others are
+    told to do so at `address`, HOST:PORT (empty: the host's name and the port of `listen`).
+
+    `labels`: what rules may ask for, such as `rack`. `tenants`: who may use the host, empty: everybody. `down_after`:
+    seconds without a word from it after which the host counts as down. `usage_interval`: seconds between two reports.
+    `disk`: the folder whose file system's room counts. `collect_after`: seconds after which exited containers that
+    qnet has placed are removed, 0: never; of them, `collect_keep` (the youngest) and those with the label
+    `collect_label` stay.
+    """
+
+    listen: str = "0.0.0.0:7443"
+    address: str = ""
+    ca: str = "/etc/qnet/tls/ca.pem"
+    cert: str = "/etc/qnet/tls/host.pem"
+    key: str = "/etc/qnet/tls/host.key"
+    labels: dict[str, str] = {}
+    tenants: tuple[str, ...] = ()
+    down_after: int = 10
+    usage_interval: float = 10.0
+    disk: str = "/var/lib/docker"
+    collect_after: float = 0.0
+    collect_keep: int = 0
+    collect_label: str = "qnet.keep"
+
+
+class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The placement service: on a unix socket for users of this host (of `group`), and with `listen` (HOST:PORT) for
+    those who have a certificate of `ca`.
+
+    `hold`: seconds for which an address is held for a container's name after it was removed. `timeout`: seconds that an
+    engine may take to answer, `pull_timeout`: without a word of a pull. `audit`: the file that every change is written
+    to; empty: to the log. The others are those of `scheduler.model.Policy`.
+    """
+
+    socket: str = "/run/qnet/scheduler.sock"
+    group: str = ""
+    threads: int = 48
+    listen: str = ""
+    ca: str = "/etc/qnet/tls/ca.pem"
+    cert: str = "/etc/qnet/tls/scheduler.pem"
+    key: str = "/etc/qnet/tls/scheduler.key"
+    hold: int = 86400
+    timeout: float = 60.0
+    pull_timeout: float = 120.0
+    audit: str = ""
+    strategy: Literal["spread", "binpack"] = "spread"
+    overcommit_cpus: float = 1.0
+    overcommit_memory: float = 1.0
+    weights: dict[str, float] = {}
+
+
+class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the command `qnet` finds the placement service: `url`, https://HOST:PORT, with a certificate of an operator
+    or tenant; empty: the socket of this host."""
+
+    url: str = ""
+    ca: str = "/etc/qnet/tls/ca.pem"
+    cert: str = "/etc/qnet/tls/client.pem"
+    key: str = "/etc/qnet/tls/client.key"
+
+
 class Tenants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From where `qnet tenant create --vlan auto` and `--vni auto` take an id: FIRST-LAST."""
 
@@ -118,6 +180,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     volume: Volume = Volume()
     ipam: Ipam = Ipam()
     tenants: Tenants = Tenants()
+    agent: Agent = Agent()
+    scheduler: Scheduler = Scheduler()
+    client: Client = Client()
     log: Log = Log()
 
 
@@ -202,6 +267,16 @@ def _checked(settings: Settings, source: str) -> Settings:
         "volume.threads": (settings.volume.threads, 4, 512),
         "volume.trash_days": (settings.volume.trash_days, 0, 3650),
         "volume.repair_interval": (settings.volume.repair_interval, 0.5, 3600),
+        "agent.down_after": (settings.agent.down_after, 3, 3600),
+        "agent.usage_interval": (settings.agent.usage_interval, 0.2, 3600),
+        "agent.collect_after": (settings.agent.collect_after, 0, 10 * 365 * 86400),
+        "agent.collect_keep": (settings.agent.collect_keep, 0, 1_000_000),
+        "scheduler.threads": (settings.scheduler.threads, 4, 512),
+        "scheduler.hold": (settings.scheduler.hold, 0, 365 * 86400),
+        "scheduler.timeout": (settings.scheduler.timeout, 1, 600),
+        "scheduler.pull_timeout": (settings.scheduler.pull_timeout, 1, 3600),
+        "scheduler.overcommit_cpus": (settings.scheduler.overcommit_cpus, 0.1, 100),
+        "scheduler.overcommit_memory": (settings.scheduler.overcommit_memory, 0.1, 100),
         "ipam.rest": (settings.ipam.rest, 1, 86400),
         "ipam.grace": (settings.ipam.grace, 0, 86400),
         "ipam.repair_interval": (settings.ipam.repair_interval, 0.1, 3600),

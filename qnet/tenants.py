@@ -67,6 +67,9 @@ class Change:
     egress: int | None = None
     ingress: int | None = None
     max_volumes: int | None = None
+    max_cpus: int | None = None
+    max_memory: int | None = None
+    max_containers: int | None = None
 
 
 class Tenants:
@@ -201,7 +204,7 @@ class Tenants:
                 if number < 0:
                     raise InvalidRequest(f"{name} {number}: a number of 1 or more, or 0 for no limit")
                 fields[name] = number
-        for name in ("trusted", "egress", "ingress", "max_volumes"):
+        for name in ("trusted", "egress", "ingress", "max_volumes", "max_cpus", "max_memory", "max_containers"):
             if getattr(change, name) is not None:
                 fields[name] = getattr(change, name)
         return msgspec.structs.replace(record, **fields)

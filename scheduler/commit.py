@@ -5,29 +5,21 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from random import Random
 
 import msgspec
 
 from qnet import schema
 from qnet.errors import Ambiguous, Conflict, Exhausted, Unavailable
-from qnet.store.base import (
-    Compare,
-    Delete,
-    Event,
-    Get,
-    KeyValue,
-    Put,
-    Store,
-    Transactor,
-    Txn,
-    absent,
-    unchanged,
-)
+from qnet.store.base import Compare, Event, Get, KeyValue, Put, Store, Transactor, Txn, absent
+from scheduler.addresses import Addresses, Offer
 from scheduler.model import Container, Request
 from scheduler.place import Busy
-from scheduler.view import CONTAINERS, View, books, key
+from scheduler.records import Records
+from scheduler.view import CONTAINERS, View, key
 
 ATTEMPTS = 30
 PATIENCE = 5.0  # seconds that a decision waits for others of this process on the only hosts that it can take
@@ -36,104 +28,169 @@ PATIENCE = 5.0  # seconds that a decision waits for others of this process on th
 class Desk:
     """Places requests and takes containers back. Safe for many threads."""
 
-    def __init__(self, store: Store, commit: Transactor, view: View, now: Callable[[], str], random: Random) -> None:
-        """`commit` may carry transactions of several threads in one request, see `qnet.store.commit`."""
+    def __init__(
+        self,
+        store: Store,
+        commit: Transactor,
+        view: View,
+        addresses: Addresses,
+        now: Callable[[], str],
+        random: Random,
+        replica: str = "",
+    ) -> None:
+        """`commit` may carry transactions of several threads in one request, see `qnet.store.commit`. `replica` names
+        this process: what it has placed and not made is undone when that is gone."""
         self._store = store
         self._commit = commit
         self._view = view
+        self._addresses = addresses
         self._now = now
         self._random = random
+        self._replica = replica
+        self._records = Records(store, commit, addresses)
         self._free = threading.Condition()
         self._busy: set[str] = set()  # hosts of which a decision of this process is on its way
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of tenants with limits
         self.placed = self.again = 0
 
     def place(self, request: Request) -> Container:
         """Give a request a host, for good.
 
         Raises:
-            Exhausted: no host can take it; every filter with how many hosts it drops.
-            Conflict: its name is taken.
+            Exhausted: no host can take it; every filter with how many hosts it drops. Or its tenant may not have more.
+            Conflict: its name or its address is taken.
             Unavailable: the store is away, or too many decide at once.
         """
+        with ExitStack() as turn:
+            if self._view.limited(request.tenant):
+                turn.enter_context(self._turns[request.tenant])
+            made = self._place(request)
+        if made.addresses:
+            try:
+                for tenant in {kept.tenant for found in made.addresses.values() for kept in found}:
+                    self._addresses.check(tenant)
+            except Exhausted:
+                self.remove(made, hold=False)
+                raise
+        return made
+
+    def _place(self, request: Request) -> Container:
         claim, current = secrets.token_hex(8), False
         for _ in range(ATTEMPTS):
             try:
-                host, still = self._decide(request)
+                with self._decided(request) as (host, still):
+                    current = False
+                    made = self._try(request, host, still, claim)
             except Exhausted:
                 if current:
                     raise
                 self._view.catch_up()  # it may have been freed just now
                 current = True
                 continue
-            current = False
-            try:
-                made = self._try(request, host, still, claim)
-            finally:
-                with self._free:
-                    self._busy.discard(host)
-                    self._free.notify_all()
             if made is not None:
                 self.placed += 1
                 return made
             self.again += 1
         raise Unavailable(f"container {request.name}: others were faster {ATTEMPTS} times: try again")
 
-    def remove(self, container: Container) -> None:
-        """Take a container back, unless it was placed anew; one that is gone is no error. Raises Unavailable."""
-        where = key(CONTAINERS, container.name)
-        found = self._store.get(where)
-        while found is not None and schema.decode(found.value, Container, where).claim == container.claim:
-            done = self._commit.txn(Txn((unchanged(found),), (Delete(where),), (Get(where),)))
-            if done.succeeded:
-                self._view.apply(Event(where, b"", 0, done.revision, deleted=True))
-                return
-            found = _one(done.results[0])
+    def confirm(self, container: Container, made: str, state: str, *, running: bool) -> Container | None:
+        """It is made, the engine's id is `made`; how it is, its agent may have told already. None: it was undone or
+        removed meanwhile. Raises Unavailable."""
 
-    def _decide(self, request: Request) -> tuple[str, tuple[Compare, ...]]:
+        def change(there: Container) -> Container:
+            told = {} if there.state else {"state": state, "running": running}
+            return msgspec.structs.replace(there, by="", id=made, **told)
+
+        found = self._records.amend(container, change)
+        if found is None:
+            return None
+        self._view.apply(found[1])
+        return found[0]
+
+    def remove(self, container: Container, *, hold: bool = True) -> None:
+        """Take a container back, unless it was placed anew; one that is gone is no error. Raises Unavailable."""
+        event = self._records.drop(container, hold=hold)
+        if event is not None:
+            self._view.apply(event)
+
+    @contextmanager
+    def _decided(self, request: Request) -> Iterator[tuple[str, tuple[Compare, ...]]]:
+        """A host, which no other decision of this process takes meanwhile."""
         with self._free:
             while True:
                 try:
                     host, still = self._view.decide(request, self._random, self._busy)
+                    break
                 except Busy:
                     if not self._free.wait(PATIENCE):
                         raise Unavailable(f"container {request.name}: no host was free to be asked") from None
-                    continue
-                self._busy.add(host)
-                return host, still
+            self._busy.add(host)
+        try:
+            yield host, still
+        finally:
+            with self._free:
+                self._busy.discard(host)
+                self._free.notify_all()
 
     def _try(self, request: Request, host: str, still: tuple[Compare, ...], claim: str) -> Container | None:
         """The container if this could be written; None: something has changed."""
-        made = msgspec.structs.replace(request.on(host), claim=claim, since=self._now())
-        where, value = key(CONTAINERS, made.name), schema.encode(made)
-        compares = (absent(where), *still)
-        # the books last: whoever knows of them has to know of what they were written for
-        ops = (Put(where, value), *(Put(book, claim.encode()) for book in books(made, host)))
+        made = msgspec.structs.replace(request.on(host), claim=claim, since=self._now(), by=self._replica)
+        offers = self._offers(made, request)
         try:
-            done = self._commit.txn(Txn(compares, ops, (Get(where),)), repeatable=True)
+            kept = {network: tuple(offer.kept for offer in found) for network, found in offers.items()}
+            made = msgspec.structs.replace(made, addresses=kept)
+            return self._write(request, made, still, [offer for found in offers.values() for offer in found])
+        finally:
+            for found in offers.values():
+                self._addresses.done(found)
+
+    def _offers(self, made: Container, request: Request) -> dict[str, list[Offer]]:
+        found: dict[str, list[Offer]] = {}
+        with ExitStack() as undo:
+            for network, wanted in request.wanted.items():
+                pools = self._view.machine(made.host).networks[network].pools
+                if pools:
+                    found[network] = self._addresses.offers(made, network, pools, wanted)
+                    undo.callback(self._addresses.done, found[network])
+            undo.pop_all()
+        return found
+
+    def _write(
+        self, request: Request, made: Container, still: tuple[Compare, ...], offers: list[Offer]
+    ) -> Container | None:
+        where, value = key(CONTAINERS, made.name), schema.encode(made)
+        books = [Put(book, made.claim.encode()) for book in self._view.books(request, made.host)]
+        compares = (absent(where), *still, *(one for offer in offers for one in offer.compares))
+        # the books last: whoever knows of them has to know of what they were written for
+        ops = (Put(where, value), *(op for offer in offers for op in offer.ops), *books)
+        otherwise = (Get(where), *(Get(offer.key) for offer in offers))
+        try:
+            done = self._commit.txn(Txn(compares, ops, otherwise), repeatable=True)
         except Ambiguous:
-            found = self._store.get(where)
-            return self._mine(found, made, 0)
-        if done.succeeded:
-            self._written(made, value, done.revision)
-            return made
-        return self._mine(_one(done.results[0]), made, done.revision)
+            return self._mine(self._store.get(where), made, 0)
+        if not done.succeeded:
+            for offer, found in zip(offers, done.results[1:], strict=True):
+                self._addresses.seen(offer, _one(found), done.revision)
+            return self._mine(_one(done.results[0]), made, done.revision)
+        self._view.apply(
+            Event(where, value, done.revision, done.revision),
+            *(Event(book.key, book.value, done.revision, done.revision) for book in books),
+        )
+        return made
 
     def _mine(self, found: KeyValue | None, made: Container, revision: int) -> Container | None:
         """Whether what is there is this very one, of an answer that was lost. Raises Conflict: it is another one."""
         if found is not None:
             there = schema.decode(found.value, Container, found.key)
             if there.claim != made.claim:
-                raise Conflict(f"container name {made.name} is in use: choose another, or qnet rm {made.name}")
-            self._written(there, found.value, found.mod_revision)
+                raise Conflict(
+                    f"container name {made.name} is in use by a container on {there.host}: choose another, or "
+                    f"qnet rm {made.name}"
+                )
+            self._view.apply(Event(found.key, found.value, found.create_revision, found.mod_revision))
             return there
         self._view.catch_up(revision)
         return None
-
-    def _written(self, made: Container, value: bytes, revision: int) -> None:
-        self._view.apply(
-            Event(key(CONTAINERS, made.name), value, revision, revision),
-            *(Event(book, made.claim.encode(), revision, revision) for book in books(made, made.host)),
-        )
 
 
 def _one(found: object) -> KeyValue | None:

@@ -47,7 +47,7 @@ class Case:
     def hosts(self) -> Class:
         """The hosts that could take it if they had room."""
         request = self.request
-        kind: Kind = (request.tenant, request.platform, request.parents, request.pinned, self.hard)
+        kind: Kind = (request.tenant, request.platform, request.parents, request.networks, request.pinned, self.hard)
         return self.fleet.suiting(kind, lambda machine: next(_unfit(self, machine), None) is None)
 
     def suits(self, name: str) -> bool:
@@ -104,6 +104,8 @@ def _unfit(case: Case, machine: Machine) -> Iterator[Miss]:
         yield Miss("platform", request.platform)
     for parent in sorted(request.parents - machine.parents):
         yield Miss("parent", parent)
+    for network in sorted(request.networks - machine.networks.keys()):
+        yield Miss("network", network)
     for volume in sorted(request.pinned - machine.volumes):
         yield Miss("volume", volume)
     for constraint in case.hard:
@@ -118,6 +120,7 @@ PHRASES: Mapping[str, tuple[str, str]] = {
     "tenant": ("is not for tenant {}", "are not for tenant {}"),
     "platform": ("is not {}", "are not {}"),
     "parent": ("has no parent {}", "have no parent {}"),
+    "network": ("does not have network {}", "do not have network {}"),
     "volume": ("does not have volume {}", "do not have volume {}"),
     "constraint": ("fails {}", "fail {}"),
     "cpus": ("lacks CPUs", "lack CPUs"),

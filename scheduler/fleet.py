@@ -88,6 +88,8 @@ class Fleet:
         self.vitals: dict[str, Vitals] = {}
         self.loads: dict[str, Load] = {}
         self.containers: dict[str, Container] = {}
+        self.tenants: dict[str, Load] = {}
+        """What the containers of each take; `running` counts all of them, stopped ones too."""
         self._hosts: dict[tuple[str, str], Counter[str]] = {}
         """By what a container is or has, as (subject, value): how many of those each host has."""
         self._values: dict[str, Counter[str]] = {}
@@ -195,6 +197,10 @@ class Fleet:
             load.pids + run * container.pids,
             load.running + run,
             ports,
+        )
+        has = self.tenants.get(container.tenant, NOTHING)
+        self.tenants[container.tenant] = Load(
+            has.cpus + run * container.cpus, has.memory + run * container.memory, has.pids, has.running + by
         )
         for subject, value in _traits(container):
             _add(self._hosts, (subject, value), host, by)

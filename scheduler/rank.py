@@ -9,6 +9,11 @@ FULL = 200  # containers at which a host counts as full, where nobody says what 
 FAILED = 5  # failed starts that count as much as any more
 
 
+def tagged(image: str) -> str:
+    """An image's name as engines list it."""
+    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+
+
 def score(case: Case, machine: Machine) -> float:
     """The sum of all scores with their weights; more is better."""
     return sum([weight * value for _, weight, value in scores(case, machine)])
@@ -27,7 +32,7 @@ def scores(case: Case, machine: Machine) -> list[tuple[str, float, float]]:
         ("room", policy.room, 1 - taken if policy.strategy == "spread" else taken),
         ("usage", policy.now, 1 - vital.now),
         ("usage over hours", policy.hours, 1 - vital.hours),
-        ("image", policy.image, 1.0 if request.image in vital.images else 0.0),
+        ("image", policy.image, 1.0 if tagged(request.image) in vital.images else 0.0),
         ("failures", policy.failures, 1 - min(vital.failures, FAILED) / FAILED),
     ]
     for constraint in case.soft:

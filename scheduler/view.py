@@ -1,11 +1,15 @@
 """What the store says of hosts and containers, as a fleet in memory: fed by one watch, so that no part of it is newer.
 
-placement/machines/HOST    Machine, by its agent, under the agent's lease
+placement/machines/HOST    Machine, by its agent
+placement/alive/HOST       the same host's lease: without it the host is down
 placement/vitals/HOST      Vitals, by its agent
-placement/states/HOST      what an operator says: drain
+placement/orders/HOST      Orders: what an operator says of a host
+placement/networks/NAME    Network: what every host is to have
 placement/containers/NAME  Container; names are unique in the cluster
 placement/ledgers/HOST     written with everything that takes something of a host; who decides compares its revision
-placement/groups/GROUP     the same for what is spread together
+placement/groups/GROUP     the same for what is spread together with a limit
+placement/quotas/TENANT    the same for a tenant with limits
+placement/replicas/ID      a process that places, under a lease
 """
 
 from __future__ import annotations
@@ -19,30 +23,27 @@ from urllib.parse import quote
 import msgspec
 
 from qnet import schema
-from qnet.errors import QnetError, Unavailable
+from qnet.errors import NotFound, QnetError, Unavailable
+from qnet.schema import TenantRecord
 from qnet.store.base import Compare, Event, Store, at_revision, present
 from qnet.store.cache import Change, PrefixCache
 from scheduler.fleet import Fleet
-from scheduler.model import Container, Machine, Policy, Request, State, Vitals
+from scheduler.model import Container, Load, Machine, Network, Orders, Policy, Request, Vitals
 from scheduler.place import Verdict, explain, place
+from scheduler.quota import check, limited
+from scheduler.rules import HOST
 
 logger = logging.getLogger(__name__)
 
 PLACEMENT = schema.ROOT + "placement/"
-MACHINES, VITALS, STATES, CONTAINERS = "machines/", "vitals/", "states/", "containers/"
-LEDGERS, GROUPS = "ledgers/", "groups/"
+MACHINES, ALIVE, VITALS, ORDERS, NETWORKS = "machines/", "alive/", "vitals/", "orders/", "networks/"
+CONTAINERS, LEDGERS, GROUPS, QUOTAS, REPLICAS = "containers/", "ledgers/", "groups/", "quotas/", "replicas/"
 CURRENT = 5.0  # seconds to catch up with the store
 
 
 def key(kind: str, name: str) -> str:
     """Where a record of a kind stands."""
     return PLACEMENT + kind + name
-
-
-def books(taken: Request | Container, host: str) -> tuple[str, ...]:
-    """The keys that are written whenever a host takes something like that."""
-    ledger = key(LEDGERS, host)
-    return (ledger, key(GROUPS, f"{taken.tenant}/{quote(taken.group, '')}")) if taken.group else (ledger,)
 
 
 class View:
@@ -53,41 +54,128 @@ class View:
         self._lock = threading.Lock()
         self._fleet = Fleet(policy)
         self._registered: dict[str, Machine] = {}
-        self._states: dict[str, State] = {}
-        self._revisions: dict[str, int] = {}  # of ledgers and groups, as the fleet knows them
+        self._alive: set[str] = set()
+        self._orders: dict[str, Orders] = {}
+        self._networks: dict[str, Network] = {}
+        self._tenants: dict[str, TenantRecord] = {}
+        self._replicas: set[str] = set()
+        self._revisions: dict[str, int] = {}  # of ledgers, groups and quotas, as the fleet knows them
         self._cache = PrefixCache(store, PLACEMENT, self._hear)
+        self._tenant_cache = PrefixCache(store, schema.TENANTS, self._hear_tenants)
 
     def start(self) -> None:
         """Begin to follow the store, unless that has been done. Raises Unavailable."""
+        self._tenant_cache.start()
         self._cache.start()
 
     def close(self) -> None:
         """Stop following."""
         self._cache.close()
+        self._tenant_cache.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it follows the store."""
+        return self._cache.synced and self._tenant_cache.synced
+
+    def check(self) -> None:
+        """Whether anything is known yet. Raises Unavailable."""
+        if not (self._cache.revision and self._tenant_cache.revision):
+            raise Unavailable("this replica has not read the store yet: try again, or look at its log")
+
+    # -- deciding --------------------------------------------------------------------------------------------
 
     def decide(self, request: Request, random: Random, avoid: Collection[str]) -> tuple[str, tuple[Compare, ...]]:
         """A host for a request, and what must still be so when that is written. Raises as `place`."""
         with self._lock:
+            tenant = self._tenants.get(request.tenant)
+            check(tenant, self._fleet.tenants.get(request.tenant, Load()), request)
             host = place(self._fleet, request, random, avoid)
-            ledger, *group = books(request, host)
-            watched = (ledger, *group) if any(spread.most for spread in request.spreads) else (ledger,)
+            watched = self._books(request, host)
             revisions = tuple(at_revision(book, self._revisions.get(book, 0)) for book in watched)
-        return host, (*revisions, present(key(MACHINES, host)))
+        return host, (*revisions, present(key(ALIVE, host)))
+
+    def books(self, request: Request, host: str) -> tuple[str, ...]:
+        """The keys that are written whenever a host takes something like that."""
+        with self._lock:
+            return self._books(request, host)
+
+    def _books(self, request: Request, host: str) -> tuple[str, ...]:
+        found = [key(LEDGERS, host)]
+        # that no host has more than so many of a group is guarded by the host's own ledger
+        if request.group and any(spread.most and spread.label != HOST for spread in request.spreads):
+            found.append(key(GROUPS, f"{request.tenant}/{quote(request.group, '')}"))
+        if limited(self._tenants.get(request.tenant)):
+            found.append(key(QUOTAS, request.tenant))
+        return tuple(found)
 
     def explain(self, request: Request) -> list[Verdict]:
         """What speaks for and against each host."""
         with self._lock:
             return explain(self._fleet, request)
 
+    def limited(self, tenant: str) -> bool:
+        """Whether a tenant has limits that placement holds."""
+        return limited(self._tenants.get(tenant))
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
     def containers(self) -> list[Container]:
         """All containers, in no order."""
         with self._lock:
             return list(self._fleet.containers.values())
 
+    def container(self, name: str) -> Container | None:
+        """The container of that name."""
+        return self._fleet.containers.get(name)
+
     def machines(self) -> list[Machine]:
         """All hosts, in no order."""
         with self._lock:
             return list(self._fleet.machines.values())
+
+    def machine(self, name: str) -> Machine:
+        """The host of that name. Raises NotFound."""
+        found = self._fleet.machines.get(name)
+        if found is None:
+            self.check()
+            raise NotFound(f"host {name} is not known; see qnet host ls")
+        return found
+
+    def vitals(self, name: str) -> Vitals:
+        """How a host is doing, as far as is known."""
+        return self._fleet.vital(name)
+
+    def load(self, name: str) -> Load:
+        """What a host's containers take."""
+        return self._fleet.load(name)
+
+    def taken(self, tenant: str) -> Load:
+        """What a tenant's containers take; `running` counts all of them, stopped ones too."""
+        return self._fleet.tenants.get(tenant, Load())
+
+    def networks(self) -> list[Network]:
+        """What every host is to have."""
+        with self._lock:
+            return list(self._networks.values())
+
+    def network(self, name: str) -> Network | None:
+        """The cluster's network of that name."""
+        return self._networks.get(name)
+
+    def tenants(self) -> list[TenantRecord]:
+        """All tenants that are registered."""
+        with self._lock:
+            return list(self._tenants.values())
+
+    def tenant(self, name: str) -> TenantRecord | None:
+        """The tenant of that name."""
+        return self._tenants.get(name)
+
+    def replicas(self) -> frozenset[str]:
+        """The processes that place."""
+        with self._lock:
+            return frozenset(self._replicas)
 
     def apply(self, *events: Event) -> None:
         """Take in what this process has written."""
@@ -100,6 +188,14 @@ class View:
             raise Unavailable(f"what the store says of hosts is more than {CURRENT:g} s late: try again")
 
     # -- the store's changes ---------------------------------------------------------------------------------
+
+    def _hear_tenants(self, changes: list[Change]) -> None:
+        with self._lock:
+            for name, value in changes:
+                if value is None:
+                    self._tenants.pop(name, None)
+                else:
+                    self._tenants[name] = schema.decode(value, TenantRecord, name)
 
     def _hear(self, changes: list[Change]) -> None:
         with self._lock:
@@ -116,26 +212,39 @@ class View:
                 self._fleet.remove(name)
             else:
                 self._fleet.put(schema.decode(value, Container, name))
-        elif kind in (LEDGERS, GROUPS):
+        elif kind in (LEDGERS, GROUPS, QUOTAS):
             found = self._cache.get(kind + name)
             self._revisions[key(kind, name)] = found.mod_revision if found else 0
         elif kind == VITALS:
             self._fleet.set_vitals(name, schema.decode(value, Vitals, name) if value else Vitals())
-        elif kind in (MACHINES, STATES):
-            if kind == STATES:
-                self._states[name] = "drain" if value == b"drain" else "ready"
-            elif value is None:
-                self._registered.pop(name, None)
+        elif kind in (MACHINES, ALIVE, ORDERS):
+            self._take_host(kind, name, value)
+        elif kind == NETWORKS:
+            if value is None:
+                self._networks.pop(name, None)
             else:
-                self._registered[name] = schema.decode(value, Machine, name)
-            self._settle(name)
+                self._networks[name] = schema.decode(value, Network, name)
+        elif kind == REPLICAS:
+            (self._replicas.discard if value is None else self._replicas.add)(name)
+
+    def _take_host(self, kind: str, name: str, value: bytes | None) -> None:
+        if kind == ALIVE:
+            (self._alive.discard if value is None else self._alive.add)(name)
+        elif kind == ORDERS:
+            self._orders[name] = schema.decode(value, Orders, name) if value else Orders()
+        elif value is None:
+            self._registered.pop(name, None)
+        else:
+            self._registered[name] = schema.decode(value, Machine, name)
+        self._settle(name)
 
     def _settle(self, name: str) -> None:
-        """A host is what its agent says, unless an operator says otherwise."""
+        """A host is what its agent and an operator say; without an agent it is down."""
         known = self._registered.get(name)
         if known is None:
             self._fleet.drop_machine(name)
-        elif known.state == "ready":
-            self._fleet.set_machine(msgspec.structs.replace(known, state=self._states.get(name, "ready")))
-        else:
-            self._fleet.set_machine(known)
+            return
+        orders = self._orders.get(name, Orders())
+        labels = {label: text for label, text in {**known.labels, **orders.labels}.items() if text}
+        state = "down" if name not in self._alive else orders.state if known.state == "ready" else known.state
+        self._fleet.set_machine(msgspec.structs.replace(known, state=state, labels=labels))

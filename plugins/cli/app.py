@@ -16,6 +16,10 @@ from qnet.errors import QnetError
 from qnet.settings import DEFAULT_FILE
 
 COMMANDS = {
+    "run": "plugins.cli.runs:run",
+    "ps": "plugins.cli.runs:ps",
+    "rm": "plugins.cli.runs:rm",
+    "image": "plugins.cli.images:image",
     "pool": "plugins.cli.pools:pool",
     "address": "plugins.cli.addresses:address",
     "network": "plugins.cli.networks:network",
@@ -66,7 +70,7 @@ class Commands(click.Group):
 @click.version_option(package_name="qnet", prog_name="qnet", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, config: Path | None) -> None:
-    """Tenants, pools, addresses, networks and hosts of a qnet cluster.
+    """Containers, hosts, networks, addresses, volumes and tenants of a qnet cluster.
 
     Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
     """

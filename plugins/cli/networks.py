@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
 
 import click
 
 from plugins.cli.inventory import Inventory
 from plugins.cli.output import json_option, show_fields, show_json, show_table
 from plugins.cli.session import Session, pass_session
-from qnet.errors import NotFound
+from qnet.errors import InvalidRequest, NotFound
 from qnet.schema import NetworkRecord
 
 SHORT = 12
@@ -56,6 +58,58 @@ def inspect(session: Session, name: str, tenant: str, as_json: bool) -> None:
         if number:
             click.echo()
         show_fields(_fields(one))
+
+
+@network.command("create")
+@click.argument("name")
+@click.option("--subnet", "subnets", multiple=True, metavar="SUBNET", help="One of each IP version; carved without.")
+@click.option("--gateway", "gateways", multiple=True, metavar="ADDRESS", help="In the order of the subnets.")
+@click.option("--ip-range", "ranges", multiple=True, metavar="SUBNET", help="What is handed out, likewise.")
+@click.option("--opt", "-o", "options", multiple=True, metavar="NAME=VALUE", help="As of docker network create.")
+@click.option("--ipam-opt", "ipam_options", multiple=True, metavar="NAME=VALUE", help="Likewise.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Likewise.")
+@click.option("--internal", is_flag=True, help="Likewise.")
+@click.option("--tenant", default="", help="Whose it is.")
+@json_option
+@pass_session
+def create(session: Session, /, name: str, tenant: str, internal: bool, as_json: bool, **options: Any) -> None:
+    """Make a network on every host, those that join later too."""
+    subnets = [
+        {key: value for key, value in zip(("Subnet", "Gateway", "IPRange"), parts, strict=True) if value}
+        for parts in zip_longest(options["subnets"], options["gateways"], options["ranges"], fillvalue="")
+    ]
+    asked = {
+        "name": name,
+        "tenant": tenant,
+        "internal": internal,
+        "subnets": subnets,
+        "ipv6": any(":" in subnet for subnet in options["subnets"]),
+        "options": _pairs(options["options"], "--opt"),
+        "ipam_options": _pairs(options["ipam_options"], "--ipam-opt"),
+        "labels": _pairs(options["labels"], "--label"),
+    }
+    made = session.api().call("POST", "/v1/networks", asked)
+    if as_json:
+        show_json(made)
+    else:
+        subnet = ", ".join(entry.get("Subnet", "") for entry in made["subnets"])
+        click.echo(f"network {made['name']} made, {subnet}, on {len(made['hosts'])} hosts")
+
+
+@network.command("rm")
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@pass_session
+def rm(session: Session, names: Sequence[str]) -> None:
+    """Remove networks of the cluster from every host."""
+    for name in names:
+        click.echo(session.api().call("DELETE", f"/v1/networks/{name}")["name"])
+
+
+def _pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    if "" in pairs:
+        raise InvalidRequest(f"{option}: NAME=VALUE")
+    return pairs
 
 
 def _grouped(networks: Iterable[NetworkRecord]) -> list[list[NetworkRecord]]:

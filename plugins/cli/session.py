@@ -17,6 +17,7 @@ from qnet.settings import Etcd, Settings
 from qnet.store.base import Store
 
 if TYPE_CHECKING:
+    from plugins.cli.rest import Rest
     from plugins.network.plan import Link
 
 
@@ -24,6 +25,12 @@ def _connect(config: Etcd) -> AbstractContextManager[Store]:
     from qnet.connect import open_store
 
     return closing(open_store(config))
+
+
+def _rest(config: Settings) -> Rest:
+    from plugins.cli.rest import Rest
+
+    return Rest(config)
 
 
 def _interactive() -> bool:
@@ -58,6 +65,7 @@ class Session:
     connect: Callable[[Etcd], AbstractContextManager[Store]] = _connect
     now: Callable[[], str] = clock.now
     interactive: Callable[[], bool] = _interactive
+    rest: Callable[[Settings], Rest] = _rest
     features: Callable[[float], Mapping[str, str]] = _features
     links: Callable[[], Mapping[str, Link]] = _links
     forwards: Callable[[int], bool] = _forwards
@@ -66,6 +74,10 @@ class Session:
     def settings(self) -> Settings:
         """The settings of this host. Raises InvalidRequest."""
         return self.load(self.file)
+
+    def api(self) -> Rest:
+        """The placement service. Nothing is sent yet."""
+        return self.rest(self.settings)
 
     def store(self) -> AbstractContextManager[Store]:
         """The cluster's store, closed at the end of the block."""

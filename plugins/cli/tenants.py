@@ -17,6 +17,7 @@ from qnet.store.base import Store
 from qnet.tenants import AUTO, Change, Tenants
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+MOST_CPUS = 10**6
 
 
 class Rate(click.ParamType[int]):
@@ -36,7 +37,28 @@ class Size(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Bytes."""
-        return value if isinstance(value, int) else 0 if value == "0" else parse_size(value, "--volumes")
+        if isinstance(value, int):
+            return value
+        option = param.opts[0].lstrip("-") if param else "size"
+        return 0 if value == "0" else parse_size(value, f"--{option}")
+
+
+class Cpus(click.ParamType[int]):
+    """CPUs, or 0."""
+
+    name = "CPUS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Thousandths."""
+        if isinstance(value, int):
+            return value
+        try:
+            found = float(value)
+        except ValueError:
+            found = -1.0
+        if not 0 <= found < MOST_CPUS:
+            self.fail(f"{value!r} is no number of CPUs, such as 2.5", param, ctx)
+        return int(1000 * found)
 
 
 class Tag(click.ParamType[int]):
@@ -71,6 +93,9 @@ def change_options(command: CommandT) -> CommandT:
         click.option(
             "--volumes", "max_volumes", type=Size(), help="What its volumes may have together, in sizes; 0: no limit."
         ),
+        click.option("--cpus", "max_cpus", type=Cpus(), help="What its containers may have together; 0: no limit."),
+        click.option("--memory", "max_memory", type=Size(), help="Likewise."),
+        click.option("--containers", "max_containers", type=click.IntRange(0), help="How many; 0: no limit."),
         click.option("--egress", type=Rate(), help="What each of its endpoints may send, if nothing else is said."),
         click.option("--ingress", type=Rate(), help="What each of its endpoints gets, if nothing else is said."),
         click.option("--trusted/--untrusted", default=None, help="Whether it may have a parent for itself (passthru)."),

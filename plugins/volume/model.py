@@ -61,6 +61,11 @@ def parse_size(text: str, option: str = "size") -> int:
     return _amount(text, option, (LEAST, MOST), "a size from 1M to 8P, such as 500M or 10G")
 
 
+def parse_bytes(text: str, option: str) -> int:
+    """A number of bytes of any size, as containers have them. Raises InvalidRequest."""
+    return _amount(text, option, (1, MOST), "a size such as 256m or 4g")
+
+
 def parse_bps(text: str, option: str = "bps") -> int:
     """Bytes per second. Raises InvalidRequest."""
     return _amount(text, option, (LEAST_BPS, MOST_BPS), "bytes per second from 64K to 12.5GB, such as 20M")

@@ -12,9 +12,10 @@ from qnet import schema
 from qnet.store.base import Put, Txn
 from qnet.store.commit import GroupCommit
 from qnet.store.etcd import EtcdStore
+from scheduler.addresses import Addresses
 from scheduler.commit import Desk
 from scheduler.model import Container
-from scheduler.view import CONTAINERS, MACHINES, View, key
+from scheduler.view import ALIVE, CONTAINERS, MACHINES, View, key
 from tests.bench import fleets, threads
 from tests.bench.memory import resident
 
@@ -29,7 +30,8 @@ class Placements:
         self._threads = threads
         self._store = EtcdStore((endpoint,))
         self._view = View(self._store)
-        self._desk = Desk(self._store, GroupCommit(self._store), self._view, lambda: "", Random(number))
+        addresses = Addresses(self._store, 60, lambda: "", Random(number))
+        self._desk = Desk(self._store, GroupCommit(self._store), self._view, addresses, lambda: "", Random(number))
         self._turns = itertools.count()
 
     def order(self, do: str, containers: int = 0, seconds: float = 0.0, **_: Any) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Placements:
     def _fill(self, containers: int) -> dict[str, Any]:
         hosts = list(fleets.machines())
         puts = [Put(key(MACHINES, host.name), schema.encode(host)) for host in hosts]
+        puts += [Put(key(ALIVE, host.name), b"") for host in hosts]
         for number in range(containers):
             made: Container = fleets.request(number, "spread", "old").on(hosts[number % len(hosts)].name)
             puts.append(Put(key(CONTAINERS, made.name), schema.encode(made)))

@@ -15,10 +15,11 @@ from qnet import schema
 from qnet.errors import Ambiguous, Conflict, Exhausted, QnetError, Unavailable
 from qnet.store.base import Delete, Store, Txn, TxnResult
 from qnet.store.commit import GroupCommit
+from scheduler.addresses import Addresses
 from scheduler.commit import Desk
-from scheduler.model import Container, Machine, Request
+from scheduler.model import Container, Machine, Orders, Request
 from scheduler.rules import Spread
-from scheduler.view import MACHINES, PLACEMENT, STATES, View, key
+from scheduler.view import ALIVE, MACHINES, ORDERS, PLACEMENT, View, key
 
 REPLICAS, CLIENTS = 3, 60
 
@@ -29,7 +30,8 @@ class Replica:
     def __init__(self, store: Store, number: int) -> None:
         self.view = View(store)
         self.view.start()
-        self.desk = Desk(store, GroupCommit(store), self.view, lambda: "", Random(number))
+        self.addresses = Addresses(store, 1, lambda: "", Random(number))
+        self.desk = Desk(store, GroupCommit(store), self.view, self.addresses, lambda: "", Random(number), f"r{number}")
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ def replicas(store: Store) -> Iterator[list[Replica]]:
     yield made
     for one in made:
         one.view.close()
+        one.addresses.close()
 
 
 def register(store: Store, count: int, **fields: Any) -> None:
@@ -46,6 +49,7 @@ def register(store: Store, count: int, **fields: Any) -> None:
         name = f"h{number}"
         fields = {"cpus": 4000, "memory": 4 << 30} | fields
         store.put(key(MACHINES, name), schema.encode(Machine(name=name, **fields)))
+        store.put(key(ALIVE, name), b"")
 
 
 def asked(replicas: list[Replica], request: Callable[[int], Request], clients: int = CLIENTS) -> list[Any]:
@@ -108,6 +112,7 @@ def test_no_more_of_a_group_than_allowed_where_all_decide_on_other_hosts(store: 
     for number in range(6):
         machine = Machine(name=f"h{number}", cpus=4000, memory=4 << 30, labels={"rack": f"r{number % 2}"})
         store.put(key(MACHINES, machine.name), schema.encode(machine))
+        store.put(key(ALIVE, machine.name), b"")
     got = asked(replicas, lambda number: Request(name=f"c{number}", group="g", spreads=(Spread("rack", 2),)), 12)
     made = [one for one in got if isinstance(one, Container)]
     racks = Counter(int(one.host[1:]) % 2 for one in made)
@@ -128,12 +133,12 @@ def test_what_is_taken_back_is_free_for_everybody(store: Store, replicas: list[R
 
 def test_a_drained_host_and_one_whose_agent_is_gone_take_nothing(store: Store, replicas: list[Replica]) -> None:
     register(store, 2)
-    store.put(key(STATES, "h0"), b"drain")
+    store.put(key(ORDERS, "h0"), schema.encode(Orders(state="drain")))
     assert replicas[0].desk.place(Request(name="a")).host == "h1"
-    store.delete(key(MACHINES, "h1"))
+    store.delete(key(ALIVE, "h1"))
     with pytest.raises(Exhausted, match="no host: 1 drained"):
         replicas[1].desk.place(Request(name="b"))
-    store.put(key(STATES, "h0"), b"ready")
+    store.put(key(ORDERS, "h0"), schema.encode(Orders()))
     assert replicas[1].desk.place(Request(name="b")).host == "h0"
 
 
@@ -159,7 +164,7 @@ def test_an_answer_that_is_lost_places_once(store: Store, replicas: list[Replica
     register(store, 1)
     view = replicas[0].view
     view.catch_up()
-    desk = Desk(store, Deaf(store, effect), view, lambda: "", Random(0))
+    desk = Desk(store, Deaf(store, effect), view, replicas[0].addresses, lambda: "", Random(0))
     made = desk.place(Request(name="a", cpus=1000))
     assert stored(store) == [made]
     with pytest.raises(Conflict):
@@ -177,6 +182,6 @@ def test_without_the_store_nothing_is_placed(store: Store, replicas: list[Replic
     view = replicas[0].view
     view.catch_up()
     with pytest.raises(Unavailable, match="etcd is away"):
-        Desk(store, Away(), view, lambda: "", Random(0)).place(Request(name="a"))
+        Desk(store, Away(), view, replicas[0].addresses, lambda: "", Random(0)).place(Request(name="a"))
     assert stored(store) == []
     assert replicas[0].desk.place(Request(name="a")).host == "h0"

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab import cleanup, engine, image
+from tests.lab import certificates, cleanup, engine, image
 from tests.lab.commands import Result, wait_for
 from tests.lab.etcd import endpoints
 from tests.lab.fabric import Fabric
@@ -66,13 +66,14 @@ class Lab:
         *,
         plugin: bool = True,
         storage: bool = False,
+        placement: bool = False,
         directory: str | Path | None = None,
         replace: bool = False,
     ) -> Lab:
-        """Builds a lab, after removing what a crashed one has left in this directory. `settings` is TOML on
-        top of the hosts' qnet.toml. `storage`: with GlusterFS and the volume plugin on every host. Raises
-        LabError if a lab runs there, except with `replace`."""
-        shape = Shape(hosts, etcd, engine, plugin, tuple(plugin_command or ()), settings, storage)
+        """Builds a lab, after removing what a crashed one has left in this directory. `settings` is TOML on top of the
+        hosts' qnet.toml. On every host, with `storage` GlusterFS and the volume plugin, with `placement` an agent and a
+        replica of the placement service. Raises LabError if a lab runs there, except with `replace`."""
+        shape = Shape(hosts, etcd, engine, plugin, tuple(plugin_command or ()), settings, storage, placement)
         return cls.of_shape(shape, directory, replace=replace)
 
     @classmethod
@@ -118,6 +119,8 @@ class Lab:
         try:
             State(self.shape, complete=False).save(self.layout)
             self.fabric.create()
+            if self.shape.placement:
+                certificates.make_authority(self.layout)
             on_all(Host.power_on, self.hosts)
             for host in self.hosts[: self.shape.etcd]:
                 if host.etcd:
@@ -125,10 +128,18 @@ class Lab:
             on_all(self._finish, self.hosts)
             if self.shape.storage:
                 make_pool(self.hosts)
+            if self.shape.placement:
+                self.wait_for_placement()
             State(self.shape, complete=True).save(self.layout)
         except BaseException:
             cleanup.clean(self.layout)
             raise
+
+    def wait_for_placement(self) -> None:
+        """Until every replica knows all hosts to be ready."""
+        for host in self.hosts:
+            scheduler = host.scheduler
+            wait_for(f"{host.name} to know all hosts", lambda one=scheduler: one.hosts_up() == len(self.hosts), 30)
 
     def _check(self) -> None:
         if os.geteuid() != 0:

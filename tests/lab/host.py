@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab import image
+from tests.lab import certificates, image
 from tests.lab.commands import Result, run
 from tests.lab.engine import Engine, client_argv, client_env
 from tests.lab.etcd import Etcd
 from tests.lab.fabric import Fabric
 from tests.lab.model import PROJECT, LabError, Layout, Node, Shape
 from tests.lab.namespaces import Namespaces, unmount_run
+from tests.lab.placement import Agent, Scheduler
 from tests.lab.plugin import Plugin, VolumePlugin, settings
 from tests.lab.processes import PidFile, kill_all
 from tests.lab.storage import Storage
@@ -53,6 +54,8 @@ class Host:
         self.etcd = Etcd(self.node, self.namespaces, members) if index <= shape.etcd else None
         self.storage = Storage(self.node, self.namespaces)
         self.volume_plugin = VolumePlugin(self.node, self.namespaces)
+        self.agent = Agent(self.node, self.namespaces)
+        self.scheduler = Scheduler(self.node, self.namespaces)
         self._shape = shape
         self._fabric = fabric
 
@@ -122,6 +125,9 @@ class Host:
             self.storage.start()
             self.volume_plugin.start()
         self.engine.start()
+        if self._shape.placement:
+            self.agent.start()
+            self.scheduler.start()
 
     def start(self) -> None:
         """Boots the host after `kill`: fresh /run and links, same disk."""
@@ -134,7 +140,16 @@ class Host:
         kill_all([self.node.disk], [self.node.netns])
         self._fabric.detach(self.node)
         unmount_run(self.node)
-        for daemon in ("holder", self.engine.name, self.plugin.name, Etcd.name, Storage.name, VolumePlugin.name):
+        for daemon in (
+            "holder",
+            self.engine.name,
+            self.plugin.name,
+            Etcd.name,
+            Storage.name,
+            VolumePlugin.name,
+            Agent.name,
+            Scheduler.name,
+        ):
             PidFile(self.node.dir / f"{daemon}.pid").clear()
 
     def reboot(self) -> None:
@@ -158,6 +173,8 @@ class Host:
     def _write_settings(self) -> None:
         folder = self.node.disk / "private/etc/qnet"
         folder.mkdir(parents=True, exist_ok=True)
+        if self._shape.placement:
+            certificates.give(self.node)
         (folder / "qnet.toml").write_text(settings(self.node, self.members, self._shape.settings))
 
     def start_plugin(
@@ -207,6 +224,7 @@ class Host:
             *([self.plugin] if self._shape.plugin else []),
             *([self.etcd] if self.etcd else []),
             *([self.storage, self.volume_plugin] if self._shape.storage else []),
+            *([self.agent, self.scheduler] if self._shape.placement else []),
         ]
         off = [service.name for service in expected if not service.process]
         return f"degraded: no {', '.join(off)}" if off else "up"

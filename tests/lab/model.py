@@ -127,6 +127,7 @@ class Shape:
     plugin_command: tuple[str, ...] = ()
     settings: str = ""
     storage: bool = False
+    placement: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.hosts <= 99:
@@ -139,7 +140,8 @@ class Shape:
     def __str__(self) -> str:
         plugin = "" if self.plugin else ", no plugin"
         storage = ", storage" if self.storage else ""
-        return f"{self.hosts} hosts, {self.etcd} etcd, engine {self.engine}{plugin}{storage}"
+        placement = ", placement" if self.placement else ""
+        return f"{self.hosts} hosts, {self.etcd} etcd, engine {self.engine}{plugin}{storage}{placement}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,10 @@ def settings(node: Node, members: Sequence[Node], extra: str = "") -> str:
         "etcd": {"endpoints": endpoints(members)},
         "network": {"parent": "eth1", "underlay": "eth0"},
         "ipam": {"supernets": {"default": SUPERNETS}},
+        "agent": {
+            "address": f"{node.address}:7443",
+            "labels": {"rack": f"r{(node.index + 1) // 2}", "disk": "ssd" if node.index % 2 else "hdd"},
+        },
     }
     return "\n".join(_dump(_merge(base, parse_settings(extra)))).lstrip() + "\n"
 

@@ -1,0 +1,110 @@
+"""Calls of the placement service: on its unix socket, or over TLS with a certificate where the settings name one."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
+from qnet.settings import Settings
+
+CONNECT, ANSWER = 5.0, 900.0  # seconds; a pull takes long
+KINDS: Mapping[str, type[QnetError]] = {
+    kind.__name__: kind for kind in (InvalidRequest, NotFound, Conflict, Exhausted, Unavailable)
+}
+BAD = 400
+
+
+class Rest:
+    """The service that this host's settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def call(self, method: str, path: str, body: object = None, **query: str) -> Any:
+        """What the service answers. Raises the error that it tells, and Unavailable."""
+        connection, response = self._ask(method, path, body, query)
+        try:
+            return _json(response.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"the placement service broke off: {error}") from error
+        finally:
+            connection.close()
+
+    def lines(self, method: str, path: str, body: object = None) -> Iterator[Any]:
+        """What the service tells, object by object. Raises as `call`."""
+        connection, response = self._ask(method, path, body, {})
+        try:
+            for line in response:
+                yield _json(line)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"the placement service broke off: {error}") from error
+        finally:
+            connection.close()
+
+    def _ask(
+        self, method: str, path: str, body: object, query: Mapping[str, str]
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = self._connection()
+        url = quote(path) + (f"?{urlencode({k: v for k, v in query.items() if v})}" if query else "")
+        text = None if body is None else json.dumps(body)
+        try:
+            connection.connect()
+            if connection.sock is not None:
+                connection.sock.settimeout(ANSWER)
+            connection.request(method, url, text, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise Unavailable(f"no answer from the placement service at {self._where}: {_short(error)}") from error
+        if response.status >= BAD:
+            told = _json(response.read())
+            connection.close()
+            kind = KINDS.get(str(told.get("kind")), QnetError) if isinstance(told, dict) else QnetError
+            raise kind(str(told.get("message") if isinstance(told, dict) else told))
+        return connection, response
+
+    @property
+    def _where(self) -> str:
+        return self._settings.client.url or self._settings.scheduler.socket
+
+    def _connection(self) -> http.client.HTTPConnection:
+        client = self._settings.client
+        if not client.url:
+            return _Unix(self._settings.scheduler.socket)
+        parts = urlsplit(client.url)
+        if parts.scheme != "https" or not parts.hostname:
+            raise InvalidRequest(f"settings: client.url {client.url!r}: https://HOST:PORT")
+        try:
+            context = ssl.create_default_context(cafile=client.ca)
+            context.load_cert_chain(client.cert, client.key)
+        except OSError as error:
+            raise InvalidRequest(f"settings: client.ca, client.cert or client.key: {_short(error)}") from error
+        return http.client.HTTPSConnection(parts.hostname, parts.port or 443, timeout=CONNECT, context=context)
+
+
+class _Unix(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=CONNECT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(CONNECT)
+        self.sock.connect(self._path)
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Unavailable(f"the placement service answers {text[:100]!r}") from error
+
+
+def _short(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

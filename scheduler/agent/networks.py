@@ -1,0 +1,100 @@
+"""Makes this host's engine have the networks that the cluster has, and only those of its own that it still has."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qnet import metrics, schema
+from qnet.errors import Conflict
+from qnet.sightings import Sightings
+from qnet.store.base import Store
+from qnet.store.cache import Change, PrefixCache
+from scheduler.agent.dockerd import Dockerd
+from scheduler.model import Network
+from scheduler.translate import ID
+from scheduler.view import NETWORKS, PLACEMENT
+
+GRACE = 10.0  # seconds that a network may be here which the cluster has never had
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterNetworks:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Dockerd,
+        parents: Callable[[], Mapping[str, str]],
+        heard: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`parents`: what networks of this host can stand on; one whose parent is missing is not for this host."""
+        self._engine = engine
+        self._parents = parents
+        self._heard = heard
+        self._cache = PrefixCache(store, PLACEMENT + NETWORKS, self._changed)
+        self._refused: dict[str, str] = {}
+        self._had: set[str] = set()
+        self._strays = Sightings(GRACE, clock)
+
+    def start(self) -> None:
+        """Follow what the cluster has. Raises Unavailable."""
+        self._cache.start()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._cache.close()
+
+    def compare(self) -> bool:
+        """Make what is missing and remove what is too much; whether anything was done. Raises Unavailable."""
+        if not self._cache.synced:
+            return False
+        wanted = [schema.decode(kv.value, Network, name) for name, kv in self._cache.items()]
+        there = {entry["Name"]: entry for entry in self._engine.networks()}
+        ids = {network.id for network in wanted}
+        parents, done = self._parents(), False
+        unknown = {known: entry for entry in there.values() if (known := _id(entry)) and known not in ids}
+        # the first host has a network a moment before the cluster has it
+        for known in {*self._strays.overdue(unknown), *(unknown.keys() & self._had)}:
+            done |= self._remove(unknown[known])
+            there = {name: entry for name, entry in there.items() if _id(entry) != known}
+        self._had |= ids
+        for network in wanted:
+            if network.name not in there and network.parents <= parents.keys():
+                done |= self._make(network)
+        return done
+
+    def _make(self, network: Network) -> bool:
+        try:
+            self._engine.create_network(network)
+        except Conflict as error:
+            if self._refused.get(network.id) != str(error):
+                logger.error("the cluster's %s", error)
+            self._refused[network.id] = str(error)
+            return False
+        self._refused.pop(network.id, None)
+        logger.info("network %s made, as the cluster has it", network.name)
+        return True
+
+    def _remove(self, entry: Mapping[str, Any]) -> bool:
+        try:
+            self._engine.remove_network(entry["Id"])
+        except Conflict as error:
+            logger.warning("network %s of the cluster is gone, but stays here: %s", entry["Name"], error)
+            return False
+        metrics.REPAIRS.labels("network of the cluster").inc()
+        logger.info("network %s removed: the cluster does not have it any more", entry["Name"])
+        return True
+
+    def _changed(self, _: list[Change]) -> None:
+        self._heard()
+
+
+def _id(entry: Mapping[str, Any]) -> str:
+    """Which of the cluster's networks it is; empty: it is none."""
+    return str((entry.get("Labels") or {}).get(ID, ""))

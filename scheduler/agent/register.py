@@ -1,0 +1,128 @@
+"""Tells the store what this host is and how it is doing, under a lease that says that it is alive."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qnet import schema
+from qnet.errors import QnetError
+from qnet.settings import Settings
+from qnet.store.base import Store
+from qnet.store.recipes import LeaseKeeper
+from scheduler.agent.dockerd import Dockerd
+from scheduler.agent.relay import parse_listen
+from scheduler.agent.usage import Usage, free_bytes
+from scheduler.model import Machine, Vitals
+from scheduler.translate import net, platform
+from scheduler.view import ALIVE, MACHINES, VITALS, key
+
+logger = logging.getLogger(__name__)
+
+ANSWER = 2.0  # seconds that a plugin may take
+CALL = b"POST /Plugin.Activate HTTP/1.1\r\nHost: qnet\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Registration:
+    """What the store knows of this host."""
+
+    def __init__(
+        self, store: Store, config: Settings, engine: Dockerd, links: Callable[[], Mapping[str, str]], now: str
+    ) -> None:
+        """`links`: the links of this host that networks can stand on, by the names that they go by."""
+        self._store = store
+        self._config = config
+        self._engine = engine
+        self._links = links
+        self._name = config.host.name
+        self._since = now
+        self._machine = self._vitals = b""
+        self.keeper = LeaseKeeper(store, config.agent.down_after, self._leased)
+        host, port = parse_listen(config.agent.listen)
+        self._url = config.agent.address or f"{socket.getfqdn() if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+
+    def tell(self) -> Machine:
+        """Write down what this host is, if that has changed. Raises Unavailable: the store or the engine is away."""
+        machine = self._found()
+        text = schema.encode(machine)
+        if text != self._machine:
+            self._store.put(key(MACHINES, self._name), text)
+            self._machine = text
+        return machine
+
+    def tell_trouble(self, trouble: str) -> None:
+        """The engine does not answer: nothing can be placed here."""
+        if self._machine:
+            known = schema.decode(self._machine, Machine)
+            text = schema.encode(msgspec.structs.replace(known, trouble=(trouble,)))
+            if text != self._machine:
+                self._store.put(key(MACHINES, self._name), text)
+                self._machine = text
+
+    def tell_vitals(self, usage: Usage) -> None:
+        """Write down how it is doing. Raises Unavailable."""
+        vitals = Vitals(
+            now=round(usage.now, 3),
+            minutes=round(usage.minutes, 3),
+            hours=round(usage.hours, 3),
+            disk=free_bytes(self._config.agent.disk),
+            images=frozenset(self._engine.images()),
+            failures=usage.failures,
+        )
+        text = schema.encode(vitals)
+        if text != self._vitals:
+            self._store.put(key(VITALS, self._name), text)
+            self._vitals = text
+
+    def _leased(self, lease: int) -> None:
+        if lease:
+            try:
+                self._store.put(key(ALIVE, self._name), self._since.encode(), lease=lease)
+            except QnetError as error:
+                logger.warning("this host counts as down for a while: %s", error)
+
+    def _found(self) -> Machine:
+        info, config = self._engine.info(), self._config
+        links = self._links()
+        return Machine(
+            name=self._name,
+            cpus=1000 * int(info["NCPU"]),
+            memory=int(info["MemTotal"]),
+            pids=int(Path("/proc/sys/kernel/threads-max").read_text()),
+            url=self._url,
+            engine=str(info.get("ServerVersion", "")),
+            api=str(info["ApiVersion"]),
+            since=self._since,
+            trouble=tuple(self._troubles()),
+            labels=dict(sorted(config.agent.labels.items())),
+            platform=platform(info),
+            parents=frozenset(links),
+            networks={entry["Name"]: net(entry) for entry in sorted(self._engine.networks(), key=_by_name)},
+            volumes=frozenset(self._engine.volumes()),
+            tenants=frozenset(config.agent.tenants),
+        )
+
+    def _troubles(self) -> list[str]:
+        """The plugins of this host that do not answer; one that was never there is none."""
+        plugins = {"qnet-network": self._config.network.socket, "sharedfs": self._config.volume.socket}
+        return [name for name, path in plugins.items() if Path(path).exists() and not _answers(path)]
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as plugin:
+        plugin.settimeout(ANSWER)
+        try:
+            plugin.connect(path)
+            plugin.sendall(CALL)
+            return plugin.recv(64).startswith(b"HTTP/1.1 200")
+        except OSError:
+            return False
+
+
+def _by_name(entry: Mapping[str, Any]) -> str:
+    return str(entry["Name"])

@@ -1,0 +1,288 @@
+"""A run request, in Docker's words for a container, as placement's. Pure: what the cluster has is given."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from qnet.errors import InvalidRequest
+from scheduler.model import Network, Request
+from scheduler.policy import check_allowed
+from scheduler.rules import GROUP, is_rule, parse
+from scheduler.translate import CLAIM, TENANT, cpus, ports
+from scheduler.translate import NAME as NAME_LABEL
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")  # dockerd's own, with an end
+IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}")
+BUILT_IN = frozenset({"", "default", "bridge", "host", "none", "nat"})
+IP, STICKY, ANY = "qnet.ip", "sticky", "any"
+AUTO, NONE = "auto", "none"
+SOURCE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+class Known(Protocol):
+    """What the cluster has, as far as a request can name it."""
+
+    def network(self, name: str) -> Network | None:
+        """The network of the cluster."""
+
+    def network_tenant(self, name: str) -> str | None:
+        """Whose a network is that some host has; None: no host has it."""
+
+    def volume_tenant(self, name: str) -> str | None:
+        """Whose a shared volume is; None: there is none."""
+
+    def pinned(self, name: str) -> bool:
+        """Whether a volume is on some hosts only."""
+
+
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A network, and an address on it: `auto`, `none` (what the engine's driver gives), or the address."""
+
+    name: str
+    address: str = AUTO
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What is placed, and what the engine is told: `body` makes the container, the `others` of its networks are
+    connected before it starts, by name with their settings. `networks` are those that `wanted` may name."""
+
+    request: Request
+    body: dict[str, Any]
+    others: tuple[tuple[str, dict[str, Any]], ...]
+
+
+def ask(
+    name: str,
+    body: Mapping[str, Any],
+    wishes: Iterable[Wish],
+    tenant: str,
+    platform: str,
+    known: Known,
+    *,
+    operator: bool,
+    hold: int,
+    group: str = "",
+) -> Asked:
+    """Read a request.
+
+    Args:
+        body: what makes a container in Docker's API.
+        wishes: networks on top of those that the body names.
+        operator: whether the caller may have what gives power over a host.
+        hold: seconds for which addresses are held for the name.
+        group: what it is spread with, if its labels do not say.
+
+    Raises:
+        InvalidRequest: what is wrong, and what is allowed.
+    """
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(f"{name[:64]!r} is no container name: letters, digits, _ . and -, up to 128")
+    config = dict(body)
+    image = _text(config, "Image")
+    if not IMAGE.fullmatch(image):
+        raise InvalidRequest(f"Image {image[:64]!r}: give the name of an image")
+    labels, environment = _texts(config, "Labels"), _list(config, "Env")
+    limits = _table(config, "HostConfig")
+    if not operator:
+        check_allowed(config, limits)
+    rules = parse(labels, environment)
+    config["Env"] = [line for line in environment if not is_rule(line)]
+    for label in (CLAIM, TENANT, NAME_LABEL):
+        labels.pop(label, None)
+    config["Labels"] = {**labels, TENANT: tenant}
+    wanted = _wishes(config, limits, wishes)
+    _check_networks(wanted, tenant, known, operator)
+    ours = {network: address for network, address in wanted.items() if network not in BUILT_IN}
+    volumes = _volumes(config, limits, operator)
+    for volume in volumes:
+        _check_volume(volume, tenant, known, operator)
+    cluster = [found for network in ours if (found := known.network(network))]
+    request = Request(
+        name=name,
+        image=image,
+        tenant=tenant,
+        platform=platform,
+        cpus=_number(cpus, limits, "CPUs"),
+        memory=_count(limits, "Memory"),
+        pids=max(0, _count(limits, "PidsLimit", least=-1)),
+        ports=tuple(_number(lambda found: tuple(ports(found.get("PortBindings"))), limits, "PortBindings")),
+        networks=frozenset(ours),
+        parents=frozenset(parent for network in cluster for parent in network.parents),
+        pinned=frozenset(volume for volume in volumes if known.pinned(volume)),
+        volumes=volumes,
+        wanted={network: address for network, address in ours.items() if address != NONE},
+        hold=_hold(labels, hold),
+        labels=labels,
+        group=labels.get(GROUP, group) if rules.spreads or GROUP in labels else "",
+        constraints=rules.constraints,
+        affinities=rules.affinities,
+        spreads=rules.spreads,
+    )
+    return Asked(request, *_told(config, limits, ours))
+
+
+def _told(
+    config: dict[str, Any], limits: dict[str, Any], ours: Mapping[str, str]
+) -> tuple[dict[str, Any], tuple[tuple[str, dict[str, Any]], ...]]:
+    """What the engine is told of networks: it takes one when it makes a container, older ones no more."""
+    entries = _table(_table(config, "NetworkingConfig"), "EndpointsConfig")
+    has = {name: dict(entry or {}) for name, entry in entries.items()}
+    settings = {name: has.get(name, {}) for name in ours}
+    config["HostConfig"] = limits
+    if settings:
+        first = str(limits.get("NetworkMode"))
+        first = first if first in settings else next(iter(settings))
+        limits["NetworkMode"] = first
+        config["NetworkingConfig"] = {"EndpointsConfig": {first: settings.pop(first)}}
+    return config, tuple(settings.items())
+
+
+def with_addresses(settings: Mapping[str, Any], addresses: Iterable[str]) -> dict[str, Any]:
+    """A network's settings with the addresses that are kept for the container."""
+    ipam = {key: value for key, value in (settings.get("IPAMConfig") or {}).items() if "Address" not in key}
+    for text in addresses:
+        ipam["IPv6Address" if ipaddress.ip_address(text).version == 6 else "IPv4Address"] = text
+    without = {key: value for key, value in settings.items() if key != "IPAMConfig"}
+    return {**without, "IPAMConfig": ipam} if ipam else without
+
+
+def _wishes(config: Mapping[str, Any], limits: Mapping[str, Any], wishes: Iterable[Wish]) -> dict[str, str]:
+    """The networks asked for, in order, with the address on each."""
+    found: dict[str, str] = {}
+    mode = str(limits.get("NetworkMode") or "")
+    if mode:
+        found[mode] = AUTO
+    for name, entry in _table(_table(config, "NetworkingConfig"), "EndpointsConfig").items():
+        ipam = (entry or {}).get("IPAMConfig") or {}
+        found[name] = str(ipam.get("IPv4Address") or ipam.get("IPv6Address") or AUTO)
+    for wish in wishes:
+        found[wish.name] = wish.address or AUTO
+    for name, address in found.items():
+        if address not in (AUTO, NONE):
+            try:
+                ipaddress.ip_address(address)
+            except ValueError as error:
+                raise InvalidRequest(f"address {address[:64]!r} on network {name}: auto, none or an address") from error
+            if name in BUILT_IN:
+                raise InvalidRequest(f"an address on network {name or 'bridge'}: only networks of qnet have them")
+    return found
+
+
+def _check_networks(wanted: Iterable[str], tenant: str, known: Known, operator: bool) -> None:
+    names = list(wanted) or [""]
+    for name in names:
+        if name.startswith("container:"):
+            raise InvalidRequest(f"network {name[:64]}: a container of the fleet cannot share another's network")
+        if name in BUILT_IN:
+            if not operator and name != NONE:
+                raise InvalidRequest(
+                    f"network {name or 'bridge'} is shared by all tenants: give one of your own, or none"
+                )
+            continue
+        cluster = known.network(name)
+        owner = cluster.tenant if cluster else known.network_tenant(name)
+        if owner is None or (owner != tenant and not operator):
+            raise InvalidRequest(f"network {name[:64]!r} is not there: see qnet network ls")
+        if owner != tenant:
+            raise InvalidRequest(
+                f"network {name} belongs to tenant {owner}, the container to {tenant}: add --tenant {owner}"
+            )
+
+
+def _check_volume(name: str, tenant: str, known: Known, operator: bool) -> None:
+    owner = known.volume_tenant(name)
+    if owner == tenant or (owner is None and operator):
+        return
+    if operator:
+        raise InvalidRequest(
+            f"volume {name} belongs to tenant {owner}, the container to {tenant}: add --tenant {owner}"
+        )
+    raise InvalidRequest(f"volume {name} is not there: make it with docker volume create -d sharedfs {name}")
+
+
+def _whose(what: str, name: str, owner: str, tenant: str) -> str:
+    return f"{what} {name} belongs to tenant {owner}, the container to {tenant}: add --tenant {owner}"
+
+
+def _volumes(config: Mapping[str, Any], limits: Mapping[str, Any], operator: bool) -> tuple[str, ...]:
+    """The named volumes; a folder of the host is for operators."""
+    found: dict[str, None] = {}
+    for bind in _list(limits, "Binds"):
+        source = bind.partition(":")[0]
+        if ":" in bind and SOURCE.fullmatch(source):
+            found[source] = None
+        elif source.startswith("/") and ":" not in bind:
+            continue  # an anonymous volume
+        elif not operator or not source.startswith("/"):
+            raise InvalidRequest(f"mount {bind[:64]!r}: give VOLUME:PATH; folders of hosts are for operators")
+    for mount in limits.get("Mounts") or ():
+        kind, source = mount.get("Type"), mount.get("Source") or ""
+        if kind == "volume" and source:
+            if not SOURCE.fullmatch(source):
+                raise InvalidRequest(f"volume {source[:64]!r}: letters, digits, _ . and -")
+            found[source] = None
+        elif kind not in ("volume", "tmpfs") and not operator:
+            raise InvalidRequest(f"mount of type {str(kind)[:32]!r}: volume and tmpfs are allowed")
+    return tuple(found)
+
+
+def _hold(labels: Mapping[str, str], hold: int) -> int:
+    chosen = labels.get(IP, STICKY)
+    if chosen not in (STICKY, ANY):
+        raise InvalidRequest(
+            f"label {IP}={chosen[:32]}: {STICKY} (the next container of the name gets the address) or {ANY}"
+        )
+    return hold if chosen == STICKY else 0
+
+
+# -- what JSON may hold -----------------------------------------------------------------------------------------
+
+
+def _table(source: Mapping[str, Any], field: str) -> dict[str, Any]:
+    value = source.get(field) or {}
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{field}: an object")
+    return dict(value)
+
+
+def _texts(source: Mapping[str, Any], field: str) -> dict[str, str]:
+    value = _table(source, field)
+    if not all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()):
+        raise InvalidRequest(f"{field}: an object of texts")
+    return value
+
+
+def _list(source: Mapping[str, Any], field: str) -> list[str]:
+    value = source.get(field) or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidRequest(f"{field}: a list of texts")
+    return value
+
+
+def _text(source: Mapping[str, Any], field: str) -> str:
+    value = source.get(field) or ""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{field}: a text")
+    return value
+
+
+def _count(source: Mapping[str, Any], field: str, least: int = 0) -> int:
+    value = source.get(field) or 0
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 62:
+        raise InvalidRequest(f"{field}: a number, {least} or more")
+    return value
+
+
+def _number(read: Callable[[Mapping[str, Any]], Any], source: Mapping[str, Any], what: str) -> Any:
+    try:
+        found = read(source)
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise InvalidRequest(f"{what}: {error}") from error
+    if isinstance(found, int) and found < 0:
+        raise InvalidRequest(f"{what}: 0 or more")
+    return found

@@ -1,0 +1,102 @@
+"""Puts the placement service together."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from qnet import clock
+from qnet.connect import open_store
+from qnet.errors import InvalidRequest, QnetError
+from qnet.settings import Scheduler, Settings
+from qnet.store.commit import GroupCommit
+from qnet.store.recipes import LeaseKeeper
+from scheduler.addresses import Addresses
+from scheduler.api import Api
+from scheduler.audit import Audit
+from scheduler.commit import Desk
+from scheduler.engines import Engines
+from scheduler.hosts import Hosts
+from scheduler.known import Cluster
+from scheduler.model import Policy
+from scheduler.networks import Networks
+from scheduler.reconcile import Reconciler
+from scheduler.runs import Runs
+from scheduler.view import REPLICAS, View, key
+from scheduler.web import create_app
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+logger = logging.getLogger(__name__)
+
+TTL = 10  # seconds without a word after which others undo what this replica has begun
+AGAIN = 1.0
+WEIGHTS = ("room", "now", "hours", "image", "failures", "wishes", "apart")
+
+
+def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
+    """The application and what stops it. Raises InvalidRequest: the settings."""
+    own, store, replica = config.scheduler, open_store(config.etcd), f"{config.host.name}-{secrets.token_hex(4)}"
+    view, rng = View(store, policy_of(own)), random.Random()  # noqa: S311 - spreads load, guards nothing
+    addresses = Addresses(store, config.ipam.rest, clock.now, rng)
+    desk = Desk(store, GroupCommit(store), view, addresses, clock.now, rng, replica)
+    engines = Engines(own)
+    runs = Runs(desk, view, engines, Cluster(store, view), own.hold)
+    reconciler = Reconciler(view, desk, runs, engines, replica)
+    try:
+        audit = Audit(own.audit, clock.now)
+    except OSError as error:
+        raise InvalidRequest(f"scheduler.audit {own.audit}: {error.strerror}") from error
+    networks = Networks(store, view, engines, clock.now)
+    api = Api(view, runs, Hosts(store, view, desk), networks, audit, engines)
+    stopping = threading.Event()
+
+    def alive(lease: int) -> None:
+        if lease:
+            store.put(key(REPLICAS, replica), clock.now().encode(), lease=lease)
+
+    keeper = LeaseKeeper(store, TTL, alive)
+
+    def begin() -> None:
+        """Follow the store, from when it can be reached on."""
+        while not stopping.is_set():
+            try:
+                view.start()
+                keeper.start()
+                reconciler.start()
+                return
+            except QnetError as error:
+                logger.warning("nothing can be placed yet: %s", error)
+                stopping.wait(AGAIN)
+
+    threading.Thread(target=begin, name="begin", daemon=True).start()
+
+    def stop() -> None:
+        stopping.set()
+        reconciler.stop()
+        runs.close()
+        keeper.close()
+        engines.close()
+        addresses.close()
+        view.close()
+        store.close()
+
+    return create_app(api.routes()), stop
+
+
+def policy_of(own: Scheduler) -> Policy:
+    """How hosts are filled. Raises InvalidRequest: a weight that does not exist."""
+    unknown = sorted(own.weights.keys() - set(WEIGHTS))
+    if unknown:
+        raise InvalidRequest(f"scheduler.weights.{unknown[0]}: no such weight; there are: {', '.join(WEIGHTS)}")
+    return Policy(
+        strategy=own.strategy,
+        overcommit_cpus=own.overcommit_cpus,
+        overcommit_memory=own.overcommit_memory,
+        **own.weights,
+    )

@@ -1,0 +1,71 @@
+"""Records of containers as placement and agents change them: each change compares what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qnet import schema
+from qnet.errors import NotFound, Unavailable
+from qnet.store.base import Delete, Event, Get, KeyValue, Put, Store, Transactor, Txn, TxnResult, unchanged
+from scheduler.addresses import Addresses
+from scheduler.model import Container
+from scheduler.view import CONTAINERS, key
+
+TRIES = 8
+
+
+class Records:
+    """The containers of the store. Safe for many threads."""
+
+    def __init__(self, store: Store, commit: Transactor, addresses: Addresses) -> None:
+        self._store = store
+        self._commit = commit
+        self._addresses = addresses
+
+    def read(self, name: str) -> tuple[Container | None, KeyValue | None]:
+        """The container of a name. Raises Unavailable."""
+        kv = self._store.get(key(CONTAINERS, name))
+        return (schema.decode(kv.value, Container, kv.key), kv) if kv else (None, None)
+
+    def amend(self, container: Container, change: Callable[[Container], Container]) -> tuple[Container, Event] | None:
+        """Change a container, unless it is gone or was placed anew: None. Raises Unavailable."""
+        for _ in range(TRIES):
+            there, kv = self.read(container.name)
+            if there is None or kv is None or there.claim != container.claim or there.host != container.host:
+                return None
+            fresh = change(there)
+            if fresh == there:
+                return there, Event(kv.key, kv.value, kv.create_revision, kv.mod_revision)
+            value = schema.encode(fresh)
+            done = self._commit.txn(Txn((unchanged(kv),), (Put(kv.key, value),)), repeatable=True)
+            if done.succeeded:
+                return fresh, Event(kv.key, value, kv.create_revision, done.revision)
+        raise Unavailable(f"container {container.name}: its record kept changing; try again")
+
+    def drop(self, container: Container, *, hold: bool = True) -> Event | None:
+        """Remove a container and give its addresses back, unless it was placed anew; one that is gone is no error.
+
+        Args:
+            hold: whether the addresses are held for the next one of its name, if it was placed so; those that were
+                held before are in any case.
+
+        Raises:
+            Unavailable
+        """
+        for _ in range(TRIES):
+            there, kv = self.read(container.name)
+            if there is None or kv is None or there.claim != container.claim or there.host != container.host:
+                return None
+            compares, ops = self._addresses.give_back(there, hold)
+            txn = Txn((unchanged(kv), *compares), (Delete(kv.key), *ops), (Get(kv.key),))
+            done = self._send(txn)
+            if done is not None and done.succeeded:
+                return Event(kv.key, b"", 0, done.revision, deleted=True)
+        raise Unavailable(f"container {container.name}: its record kept changing; try again")
+
+    def _send(self, txn: Txn) -> TxnResult | None:
+        try:
+            return self._commit.txn(txn)
+        except NotFound:  # a lease ended early: this machine slept, or someone revoked it
+            self._addresses.renew()
+            return None
