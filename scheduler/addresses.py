@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import secrets
 import threading
 from collections.abc import Callable, Iterable
 
@@ -164,7 +163,7 @@ class Addresses:
             kind="held",
             host=made.host,
             since=self._now(),
-            claim=secrets.token_hex(8),
+            claim=f"{self._rng.getrandbits(64):016x}",
             asked=True,
             container=made.called,
             placement=made.claim,

@@ -3,7 +3,6 @@ processes decide at once; none leads."""
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -38,8 +37,9 @@ class Desk:
         random: Random,
         replica: str = "",
     ) -> None:
-        """`commit` may carry transactions of several threads in one request, see `qnet.store.commit`. `replica` names
-        this process: what it has placed and not made is undone when that is gone."""
+        """`commit` may carry transactions of several threads in one request, see `qnet.store.commit`. Claims are drawn
+        from `random`, which the system has seeded. `replica` names this process: what it has placed and not made is
+        undone when that is gone."""
         self._store = store
         self._commit = commit
         self._view = view
@@ -48,7 +48,8 @@ class Desk:
         self._random = random
         self._replica = replica
         self._records = Records(store, commit, addresses)
-        self._free = threading.Condition()
+        self._free = threading.Condition(threading.Lock())
+        self._waiting = 0
         self._busy: set[str] = set()  # hosts of which a decision of this process is on its way
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # of tenants with limits
         self.placed = self.again = 0
@@ -75,7 +76,7 @@ class Desk:
         return made
 
     def _place(self, request: Request) -> Container:
-        claim, current = secrets.token_hex(8), False
+        claim, current = f"{self._random.getrandbits(64):016x}", False
         for _ in range(ATTEMPTS):
             try:
                 with self._decided(request) as (host, still):
@@ -122,7 +123,10 @@ class Desk:
                     host, still = self._view.decide(request, self._random, self._busy)
                     break
                 except Busy:
-                    if not self._free.wait(PATIENCE):
+                    self._waiting += 1
+                    free = self._free.wait(PATIENCE)
+                    self._waiting -= 1
+                    if not free:
                         raise Unavailable(f"container {request.name}: no host was free to be asked") from None
             self._busy.add(host)
         try:
@@ -130,7 +134,8 @@ class Desk:
         finally:
             with self._free:
                 self._busy.discard(host)
-                self._free.notify_all()
+                if self._waiting:
+                    self._free.notify_all()
 
     def _try(self, request: Request, host: str, still: tuple[Compare, ...], claim: str) -> Container | None:
         """The container if this could be written; None: something has changed."""
@@ -163,22 +168,32 @@ class Desk:
         compares = (absent(where), *still, *(one for offer in offers for one in offer.compares))
         # the books last: whoever knows of them has to know of what they were written for
         ops = (Put(where, value), *(op for offer in offers for op in offer.ops), *books)
-        otherwise = (Get(where), *(Get(offer.key) for offer in offers))
+        otherwise = (Get(where), *(Get(offer.key) for offer in offers), *(Get(book.key) for book in books))
         try:
             done = self._commit.txn(Txn(compares, ops, otherwise), repeatable=True)
         except Ambiguous:
-            return self._mine(self._store.get(where), made, 0)
+            there = self._mine(self._store.get(where), made)
+            if there is None:
+                self._view.catch_up()
+            return there
         if not done.succeeded:
-            for offer, found in zip(offers, done.results[1:], strict=True):
-                self._addresses.seen(offer, _one(found), done.revision)
-            return self._mine(_one(done.results[0]), made, done.revision)
+            name, *others = map(_one, done.results)
+            for offer, found in zip(offers, others, strict=False):
+                self._addresses.seen(offer, found, done.revision)
+            there = self._mine(name, made)
+            written = {found.key: found.mod_revision for found in others[len(offers) :] if found is not None}
+            if there is None and any(one.operand != written.get(one.key, one.operand) for one in still):
+                self._view.wait_for(written)
+            elif there is None and not offers:
+                self._view.catch_up(done.revision)  # it is neither a ledger nor an address that has changed
+            return there
         self._view.apply(
             Event(where, value, done.revision, done.revision),
             *(Event(book.key, book.value, done.revision, done.revision) for book in books),
         )
         return made
 
-    def _mine(self, found: KeyValue | None, made: Container, revision: int) -> Container | None:
+    def _mine(self, found: KeyValue | None, made: Container) -> Container | None:
         """Whether what is there is this very one, of an answer that was lost. Raises Conflict: it is another one."""
         if found is not None:
             there = schema.decode(found.value, Container, found.key)
@@ -189,7 +204,6 @@ class Desk:
                 )
             self._view.apply(Event(found.key, found.value, found.create_revision, found.mod_revision))
             return there
-        self._view.catch_up(revision)
         return None
 
 

@@ -14,16 +14,17 @@ from qnet.store.commit import GroupCommit
 from qnet.store.etcd import EtcdStore
 from scheduler.addresses import Addresses
 from scheduler.commit import Desk
-from scheduler.model import Container
+from scheduler.model import Container, Request
 from scheduler.view import ALIVE, CONTAINERS, MACHINES, View, key
 from tests.bench import fleets, threads
 from tests.bench.memory import resident
 
+MOST = 60_000  # placements of one replica in one run
 BATCH = 100  # keys in a transaction
 
 
 class Placements:
-    """Orders: `fill` the store with hosts and containers, `start` a view, `run` placements."""
+    """Orders: `fill` the store with hosts and containers, `start` a view, `prepare` requests, `run` placements."""
 
     def __init__(self, number: int, endpoint: str, threads: int, **_: Any) -> None:
         self._number = number
@@ -33,14 +34,18 @@ class Placements:
         addresses = Addresses(self._store, 60, lambda: "", Random(number))
         self._desk = Desk(self._store, GroupCommit(self._store), self._view, addresses, lambda: "", Random(number))
         self._turns = itertools.count()
+        self._requests: list[Request] = []
 
     def order(self, do: str, containers: int = 0, seconds: float = 0.0, **_: Any) -> dict[str, Any]:
-        """One of `fill`, `start`, `run`."""
+        """One of `fill`, `start`, `prepare`, `run`."""
         if do == "fill":
             return self._fill(containers)
         if do == "start":
             return self._start()
-        requests = fleets.requests(200_000, fleets.MIX, f"n{self._number}-{next(self._turns)}-")
+        if do == "prepare":
+            self._requests = fleets.requests(MOST, fleets.MIX, f"n{self._number}-{next(self._turns)}-")
+            return {}
+        requests = self._requests
         placed, again = self._desk.placed, self._desk.again
         numbers = itertools.count()
 

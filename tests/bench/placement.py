@@ -26,7 +26,7 @@ MEMORY = Goal("memory of a replica that knows 5,000 hosts and 100,000 containers
 READY = Goal("its time to ready", "s", "≤", 5)
 GOALS = (MIXED, WORST, BALANCE, COMMITTED, CONFLICTS, MEMORY, READY)
 PLACEMENTS, RUN, RUNS = 200_000, 10_000, 5
-THREADS, SECONDS, CONTAINERS = 48, 4.0, 100_000
+THREADS, SECONDS, CONTAINERS = 24, 4.0, 100_000
 
 
 def measure(lab: Lab) -> Iterator[Measured]:
@@ -40,9 +40,11 @@ def measure(lab: Lab) -> Iterator[Measured]:
     yield Measured(READY, alone["seconds"], "to load the view, the process being there")
     with Crew(lab.hosts, "placements", endpoint=endpoint, threads=THREADS) as replicas:
         replicas.order(do="start")
+        replicas.order(do="prepare")
         replicas.order(do="run", seconds=1.0)
         rates, shares = [], []
         for _ in range(RUNS):
+            replicas.order(do="prepare")
             found = replicas.order(do="run", seconds=SECONDS)
             rates.append(sum(one["calls"] / one["seconds"] for one in found))
             shares.append(100 * sum(one["again"] for one in found) / sum(one["calls"] for one in found))

@@ -131,8 +131,8 @@ class World:
         self.clock = 0.0
         store.put(key(REPLICAS, replica), b"")
         self.view = View(store)
-        self.addresses = Addresses(store, 1, lambda: NOW, Random(1))
-        self.desk = Desk(store, GroupCommit(store), self.view, self.addresses, lambda: NOW, Random(1), replica)
+        self.addresses = Addresses(store, 1, lambda: NOW, Random(replica))
+        self.desk = Desk(store, GroupCommit(store), self.view, self.addresses, lambda: NOW, Random(replica), replica)
         self.runs = Runs(self.desk, self.view, self.engines, Cluster(store, self.view), 3600)  # type: ignore[arg-type]
         self.reconciler = Reconciler(
             self.view, self.desk, self.runs, self.engines, replica, lambda: self.clock  # type: ignore[arg-type]
