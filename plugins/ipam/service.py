@@ -326,7 +326,7 @@ class Service:
             if stored.record.kind in ("gateway", "auxiliary", "host"):
                 fixed += 1
             else:
-                users[WORDS.get(stored.record.kind, stored.record.host)] += 1
+                users[WORDS.get(stored.record.kind, stored.record.host or "held for names")] += 1
         total = capacity(span, excluded) - fixed
         by = ", ".join(f"{name} {number}" for name, number in sorted(users.items()))
         where = f"range {pool.range} of pool" if pool.range else "pool"

@@ -26,9 +26,10 @@ SETTINGS = "[ipam]\ngrace = 3600.0\n"
 @contextmanager
 def fresh_lab(group: Group) -> Iterator[Lab]:
     """A lab of three hosts for one group, in a directory of its own unless QNET_LAB_DIR names one."""
-    storage = getattr(group, "STORAGE", False)
+    storage, placement = getattr(group, "STORAGE", False), getattr(group, "PLACEMENT", False)
     chosen = os.environ.get("QNET_LAB_DIR")
-    with Lab.up(3, settings=SETTINGS, storage=storage, directory=chosen or OWN_DIR, replace=not chosen) as lab:
+    shape = {"storage": storage, "placement": placement, "directory": chosen or OWN_DIR, "replace": not chosen}
+    with Lab.up(3, settings=SETTINGS, **shape) as lab:
         yield lab
 
 

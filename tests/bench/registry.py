@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.bench import (
     docker_run,
+    fleet_runs,
     forwarding,
     fullness,
     isolation,
@@ -33,5 +34,6 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("volumes", volume_calls),
     ("volumes", volume_io),
     ("placement", placement),
+    ("placement", fleet_runs),
 )
 PARTS = tuple(dict.fromkeys(part for part, _ in GROUPS))
