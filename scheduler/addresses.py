@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -23,7 +24,7 @@ AUTO = "auto"
 AGAIN = "held before"  # the note of an address that was held for the name already
 REST_WINDOW = 15
 CURRENT = 1.0  # seconds to catch up with the store before a refusal
-TRIES = 5
+PATIENCE = 3.0  # seconds for others of this process to have what they ask for
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -130,12 +131,13 @@ class Addresses:
         held = opened.held_for(made.called, "")
         if held is not None:
             return self._offer(made, pool, opened, held.address, held)
-        address = opened.pick(pool)
-        if address is None:
+        sure, deadline = False, time.monotonic() + PATIENCE
+        while (address := opened.pick(pool)) is None:
+            # what others of this process ask for is in use only when they have it
+            if (sure and not opened.is_asking()) or time.monotonic() > deadline:
+                raise Exhausted(f"no address: pool {pool.range or pool.subnet} of tenant {pool.tenant} is full")
             opened.catch_up(CURRENT)
-            address = opened.pick(pool)
-        if address is None:
-            raise Exhausted(f"no address: pool {pool.range or pool.subnet} of tenant {pool.tenant} is full")
+            sure = True
         return self._offer(made, pool, opened, address, None, picked=True)
 
     def _asked(self, made: Container, pool: PoolId, address: IPAddress) -> Offer:

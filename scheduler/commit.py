@@ -80,7 +80,6 @@ class Desk:
         for _ in range(ATTEMPTS):
             try:
                 with self._decided(request) as (host, still):
-                    current = False
                     made = self._try(request, host, still, claim)
             except Exhausted:
                 if current:
@@ -92,6 +91,7 @@ class Desk:
                 self.placed += 1
                 return made
             self.again += 1
+            current = False
         raise Unavailable(f"container {request.name}: others were faster {ATTEMPTS} times: try again")
 
     def confirm(self, container: Container, made: str, state: str, *, running: bool) -> Container | None:

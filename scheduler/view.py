@@ -59,7 +59,7 @@ class View:
         self._networks: dict[str, Network] = {}
         self._tenants: dict[str, TenantRecord] = {}
         self._replicas: set[str] = set()
-        self._revisions: dict[str, int] = {}  # of ledgers, groups and quotas, as the fleet knows them
+        self._revisions: dict[str, int] = {}  # of ledgers, groups, quotas and orders, as the fleet knows them
         self._cache = PrefixCache(store, PLACEMENT, self._hear)
         self._tenant_cache = PrefixCache(store, schema.TENANTS, self._hear_tenants)
 
@@ -91,7 +91,7 @@ class View:
             tenant = self._tenants.get(request.tenant)
             check(tenant, self._fleet.tenants.get(request.tenant, Load()), request)
             host = place(self._fleet, request, random, avoid)
-            watched = self._books(request, host)
+            watched = (*self._books(request, host), key(ORDERS, host))
             revisions = tuple(at_revision(book, self._revisions.get(book, 0)) for book in watched)
         return host, (*revisions, present(key(ALIVE, host)))
 
@@ -229,8 +229,7 @@ class View:
             else:
                 self._fleet.put(schema.decode(value, Container, name))
         elif kind in (LEDGERS, GROUPS, QUOTAS):
-            found = self._cache.get(kind + name)
-            self._revisions[key(kind, name)] = found.mod_revision if found else 0
+            self._note(kind, name)
         elif kind == VITALS:
             self._fleet.set_vitals(name, schema.decode(value, Vitals, name) if value else Vitals())
         elif kind in (MACHINES, ALIVE, ORDERS):
@@ -243,11 +242,16 @@ class View:
         elif kind == REPLICAS:
             (self._replicas.discard if value is None else self._replicas.add)(name)
 
+    def _note(self, kind: str, name: str) -> None:
+        found = self._cache.get(kind + name)
+        self._revisions[key(kind, name)] = found.mod_revision if found else 0
+
     def _take_host(self, kind: str, name: str, value: bytes | None) -> None:
         if kind == ALIVE:
             (self._alive.discard if value is None else self._alive.add)(name)
         elif kind == ORDERS:
             self._orders[name] = schema.decode(value, Orders, name) if value else Orders()
+            self._note(kind, name)
         elif value is None:
             self._registered.pop(name, None)
         else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 
 from qnet import schema
 from qnet.errors import Ambiguous, Conflict, Exhausted, QnetError, Unavailable
+from qnet.schema import AddressRecord, PoolRecord, TenantRecord
 from qnet.store.base import Delete, Store, Txn, TxnResult
 from qnet.store.commit import GroupCommit
 from scheduler.addresses import Addresses
 from scheduler.commit import Desk
-from scheduler.model import Container, Machine, Orders, Request
+from scheduler.model import Container, Machine, Net, Orders, Request
 from scheduler.rules import Spread
 from scheduler.view import ALIVE, MACHINES, ORDERS, PLACEMENT, View, key
 
@@ -36,7 +38,8 @@ class Replica:
 
 @pytest.fixture
 def replicas(store: Store) -> Iterator[list[Replica]]:
-    store.txn(Txn(success=(Delete(PLACEMENT, whole_prefix=True),)))
+    for prefix in (PLACEMENT, schema.CONTENTS, schema.POOLS, schema.TENANTS):
+        store.txn(Txn(success=(Delete(prefix, whole_prefix=True),)))
     made = [Replica(store, number) for number in range(REPLICAS)]
     yield made
     for one in made:
@@ -185,3 +188,79 @@ def test_without_the_store_nothing_is_placed(store: Store, replicas: list[Replic
         Desk(store, Away(), view, replicas[0].addresses, lambda: "", Random(0)).place(Request(name="a"))
     assert stored(store) == []
     assert replicas[0].desk.place(Request(name="a")).host == "h0"
+
+
+# -- addresses and limits ----------------------------------------------------------------------------------------
+
+POOL = "10.77.0.0/28"
+NETS = {"web": Net("default", "qnet", (f"default/{POOL}",))}
+
+
+def pool(store: Store) -> None:
+    """Hosts with network `web`, whose pool has fourteen addresses."""
+    record = PoolRecord(tenant="default", subnet=POOL, since="")
+    store.put(schema.pool_key("default", POOL), schema.encode(record))
+    register(store, 5, cpus=100_000, networks=NETS)
+
+
+def has(made: Iterable[Any]) -> list[str]:
+    return [kept.address for one in made if isinstance(one, Container) for kept in one.addresses["web"]]
+
+
+def held(store: Store) -> dict[str, AddressRecord]:
+    prefix = schema.address_key("default", POOL)
+    return {kv.key.removeprefix(prefix): schema.decode(kv.value, AddressRecord) for kv in store.range(prefix).kvs}
+
+
+def test_the_last_addresses_are_given_once_and_all_of_them(store: Store, replicas: list[Replica]) -> None:
+    pool(store)
+    got = asked(replicas, lambda number: Request(name=f"c{number}", wanted={"web": "auto"}))
+    assert len(has(got)) == len(set(has(got))) == 14
+    assert {str(one) for one in got if isinstance(one, QnetError)} == {
+        f"no address: pool {POOL} of tenant default is full"
+    }
+    assert {one.container: address for address, one in held(store).items()} == {
+        one.name: one.addresses["web"][0].address for one in got if isinstance(one, Container)
+    }
+
+
+def test_an_address_that_all_want_is_given_once(store: Store, replicas: list[Replica]) -> None:
+    pool(store)
+    got = asked(replicas, lambda number: Request(name=f"c{number}", wanted={"web": "10.77.0.9"}), 30)
+    assert has(got) == ["10.77.0.9"]
+    assert sum(isinstance(one, Conflict) and "is taken: held for container c" in str(one) for one in got) == 29
+
+
+def test_an_address_held_for_a_name_goes_to_no_other(store: Store, replicas: list[Replica]) -> None:
+    pool(store)
+    first = replicas[0].desk.place(Request(name="db", wanted={"web": "auto"}, hold=60))
+    replicas[1].desk.remove(first)
+    assert len(has(asked(replicas, lambda number: Request(name=f"c{number}", wanted={"web": "auto"})))) == 13
+    got = asked(replicas, lambda number: Request(name="db", wanted={"web": "auto"}, hold=60), 12)
+    assert has(got) == has([first])
+    assert len(held(store)) == 14
+
+
+def test_an_address_that_has_another_owner_now_is_not_given_back(store: Store, replicas: list[Replica]) -> None:
+    pool(store)
+    first = replicas[0].desk.place(Request(name="a1", wanted={"web": "10.77.0.9"}))
+    where = schema.address_key("default", POOL, "10.77.0.9")
+    other = AddressRecord(kind="endpoint", host="h9", since="", claim="x", container="other")
+    store.put(where, schema.encode(other))
+    replicas[0].desk.remove(first)
+    assert stored(store) == []
+    assert held(store) == {"10.77.0.9": other}
+
+
+def test_a_tenants_limits_are_given_once_and_all_of_them(store: Store, replicas: list[Replica]) -> None:
+    register(store, 5, cpus=100_000)
+    record = TenantRecord(name="shop", since="", max_containers=7)
+    store.put(schema.tenant_key("shop"), schema.encode(record))
+    for one in replicas:
+        while not one.view.limited("shop"):
+            time.sleep(0.01)
+    got = asked(replicas, lambda number: Request(name=f"c{number}", tenant="shop"), 30)
+    assert sum(isinstance(one, Container) for one in got) == 7
+    assert {str(one) for one in got if not isinstance(one, Container)} == {
+        "tenant shop has 7 of the 7 containers that it may have: 1 more do not fit"
+    }

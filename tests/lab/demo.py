@@ -1,5 +1,5 @@
-"""The demo: three Docker hosts, one qnet network, containers that reach each other over all of them, and a volume that
-they share."""
+"""The demo: three Docker hosts, one qnet network, containers that reach each other over all of them, a volume that
+they share, and containers that are placed on whichever host suits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ PLACES = (("web-1", "host1"), ("web-2", "host2"), ("web-3", "host3"), ("web-4", 
 FIXED = "10.77.0.50"
 VOLUME, SIZE = "data", "100M"
 CREATE_VOLUME = ("volume", "create", "-d", "sharedfs", "-o", f"size={SIZE}", VOLUME)
-LAB = ".venv/bin/python -m tests.lab"
+LAB, QNET = ".venv/bin/python -m tests.lab", ".venv/bin/qnet"
+GROUP, SLEEP = "spread", ("busybox", "sleep", "1d")
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -48,7 +49,7 @@ def say(text: str) -> None:
 
 def lab_up() -> Lab:
     """The demo's lab: the one that is up, if it will do."""
-    shape = Shape(hosts=3, storage=True)
+    shape = Shape(hosts=3, storage=True, placement=True)
     running = Lab.running()
     if running and running.shape != shape:
         raise LabError(f"another lab is up ({running.shape}): `make demo-down` removes it")
@@ -58,7 +59,7 @@ def lab_up() -> Lab:
             if host.status().state != "up":
                 raise LabError(f"{host.name} is {host.status().state}: `make demo-down`, then `make demo`")
         return running
-    say("three Docker hosts, each in namespaces of its own, with etcd and GlusterFS")
+    say("three Docker hosts, each in namespaces of its own, with etcd, GlusterFS and placement")
     began = time.monotonic()
     lab = Lab.of_shape(shape)
     say(f"up after {time.monotonic() - began:.1f} s, with Docker {lab.hosts[0].status().engine_version}")
@@ -138,6 +139,40 @@ def share_volume(hosts: Sequence[Host]) -> None:
     console.print(f"  {refusal}", style="yellow", markup=False)
 
 
+def qnet(lab: Lab, *words: str, check: bool = True) -> str:
+    """Shows a command `qnet` on host1 with what it says."""
+    console.print(f"  $ qnet {' '.join(words)}", style="dim", markup=False)
+    done = lab.hosts[0].exec(QNET, *words, check=check)
+    console.print(f"{done.stdout}{done.stderr}".rstrip(), style="yellow" if done.returncode else "", markup=False)
+    return done.stdout
+
+
+def place(lab: Lab) -> None:
+    """Containers on hosts that nobody named: one that keeps its address, a group spread over racks, a drained host."""
+    say("placement: a host is picked, and an address held for the name")
+    nets = ("--network", NETWORK, "--ip", "auto")
+    names = lab.hosts[0].exec(QNET, "ps", "--all", "--quiet").stdout.split()
+    stale = [name for name in names if name == "a" or name.startswith(f"{GROUP}-")]
+    if stale:
+        lab.hosts[0].exec(QNET, "rm", "-f", *stale)
+    limits = ("--cpus", "0.5", "-m", "64m")
+    first = qnet(lab, "run", "-d", *nets, "-v", f"{VOLUME}:/data", "--name", "a", *limits, *SLEEP).split()
+    qnet(lab, "rm", "-f", "a")
+    second = qnet(lab, "run", "-d", *nets, "--name", "a", *SLEEP).split()
+    if first[-1] != second[-1]:
+        raise LabError(f"container a had {first[-1]}, and has {second[-1]} now")
+    say("where something would go, and why not elsewhere:")
+    qnet(lab, "run", "--dry-run", "--explain", "--constraint", "rack==r2", "--cpus", "1", "-m", "1g", "busybox")
+    say("six more, spread over racks, while host2 is drained:")
+    qnet(lab, "host", "drain", "host2")
+    qnet(lab, "run", "--instances", "6", "--name", GROUP, "--spread", "rack", "--network", NETWORK, *SLEEP)
+    qnet(lab, "host", "ls")
+    qnet(lab, "host", "ready", "host2")
+    qnet(lab, "ps")
+    say("a refusal says why:")
+    qnet(lab, "run", "--constraint", "rack==r9", "busybox", check=False)
+
+
 def what_next() -> None:
     """Commands to copy."""
     console.print("\n[bold]The lab stays up. Try:[/]")
@@ -149,6 +184,8 @@ def what_next() -> None:
         ("the pools", f"{LAB} exec host1 .venv/bin/qnet pool ls"),
         ("a larger volume", f"{LAB} exec host1 .venv/bin/qnet volume resize {VOLUME} 200M"),
         ("who has it, and how its pool is", f"{LAB} docker host1 volume inspect {VOLUME}"),
+        ("a container anywhere", f"{LAB} exec host1 .venv/bin/qnet run --network {NETWORK} --name b busybox sleep 1d"),
+        ("all containers of all hosts", f"{LAB} exec host2 .venv/bin/qnet ps"),
         ("is everything in order?", f"{LAB} exec host1 .venv/bin/qnet doctor"),
         ("a power cut and a boot", f"{LAB} kill host3; {LAB} start host3"),
         ("remove every trace", "make demo-down"),
@@ -174,6 +211,7 @@ def up() -> None:
         ping_all(containers)
         refuse_duplicate(lab.hosts[2], containers[-1])
         share_volume(lab.hosts)
+        place(lab)
         what_next()
     except LabError as error:
         raise click.ClickException(f"the demo failed: {error}") from error

@@ -310,9 +310,22 @@ def test_lists_show_a_tenant_its_own_only(world: World) -> None:
     assert [one["name"] for one in world.call("GET", "/v1/containers", all="1")[1]] == ["s1"]
     assert [one["name"] for one in world.call("GET", "/v1/networks")[1]] == ["shop"]
     assert [one["name"] for one in world.call("GET", "/v1/tenants")[1]] == ["shop"]
+    world.store.put(key(ORDERS, "host1"), schema.encode(Orders(state="drain")))
     status, found = world.call("POST", "/v1/placements", asked("s2", "shop"))
-    assert status == 200
-    assert all(one["suits"] for one in found["verdicts"])
+    assert (status, {one["host"] for one in found["verdicts"]}) == (200, {"host2", "host3"})
+    words = [world.refused(asked("s3", name))[1].replace(name, "X") for name in ("lab", "nosuch")]
+    assert words == ["network 'X' is not there: see qnet network ls"] * 2
+
+
+def test_an_operator_says_whose_a_container_is(world: World) -> None:
+    world.tenant("shop")
+    said = "network shop belongs to tenant shop, the container to default: add --tenant shop"
+    assert world.refused(asked("s1", "shop"))[1] == said
+    assert "network web belongs to tenant default" in world.refused(asked("s1", "web", tenant="shop"))[1]
+    body = {"Image": "busybox", "HostConfig": {"Mounts": [{"Type": "volume", "Source": "shop-data", "Target": "/x"}]}}
+    assert "volume shop-data belongs to tenant shop" in world.refused(asked("s1", container=body))[1]
+    assert world.run("s1", network="shop", container=body, tenant="shop")["host"]
+    assert world.call("GET", "/v1/containers/s1")[1]["tenant"] == "shop"
 
 
 def test_affinities_see_containers_of_the_same_tenant_only(world: World) -> None:
