@@ -174,6 +174,10 @@ def inspect(session: Session, name: str, as_json: bool) -> None:
     _, *cells = _row(record)
     titles = ("VLAN", "VNI", "Supernets", "Addresses", "Networks")
     show_fields([("Tenant", record.name), ("Since", record.since), *zip(titles, cells, strict=True)])
+    most = {"CPUs": f"{record.max_cpus / 1000:g}" if record.max_cpus else ""}
+    most["Memory"] = show_size(record.max_memory) if record.max_memory else ""
+    most["Containers"] = str(record.max_containers or "")
+    show_fields([(what, f"at most {text}" if text else "") for what, text in most.items()])
     show_fields([("Trusted", "yes: it may have a parent for itself" if record.trusted else "")])
     show_fields([(name.title(), show_rate(getattr(record, name))) for name in ("egress", "ingress")])
     show_fields([("Volumes", show_size(record.max_volumes) if record.max_volumes else "no limit")])
