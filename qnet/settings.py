@@ -126,8 +126,9 @@ class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     those who have a certificate of `ca`.
 
     `hold`: seconds for which an address is held for a container's name after it was removed. `timeout`: seconds that an
-    engine may take to answer, `pull_timeout`: without a word of a pull. `audit`: the file that every change is written
-    to; empty: to the log. The others are those of `scheduler.model.Policy`.
+    engine may take to answer, `pull_timeout`: without a word of a pull. `disk_free`: GiB that a host must have.
+    `audit`: the file that every change is written to; empty: to the log. The others are those of
+    `scheduler.model.Policy`.
     """
 
     socket: str = "/run/qnet/scheduler.sock"
@@ -144,6 +145,7 @@ class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Literal["spread", "binpack"] = "spread"
     overcommit_cpus: float = 1.0
     overcommit_memory: float = 1.0
+    disk_free: float = 1.0
     weights: dict[str, float] = {}
 
 
@@ -275,6 +277,7 @@ def _checked(settings: Settings, source: str) -> Settings:
         "scheduler.hold": (settings.scheduler.hold, 0, 365 * 86400),
         "scheduler.timeout": (settings.scheduler.timeout, 1, 600),
         "scheduler.pull_timeout": (settings.scheduler.pull_timeout, 1, 3600),
+        "scheduler.disk_free": (settings.scheduler.disk_free, 0, 1 << 20),
         "scheduler.overcommit_cpus": (settings.scheduler.overcommit_cpus, 0.1, 100),
         "scheduler.overcommit_memory": (settings.scheduler.overcommit_memory, 0.1, 100),
         "ipam.rest": (settings.ipam.rest, 1, 86400),

@@ -110,11 +110,11 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether this replica follows the store."""
+    """Whether this replica follows the store, and for operators how much it knows."""
 
     ready: bool
-    hosts: int
-    containers: int
+    hosts: int = 0
+    containers: int = 0
 
 
 class Api:
@@ -232,8 +232,10 @@ class Api:
             found.append(TenantView(name, taken.running, limits[0], taken.cpus, limits[1], taken.memory, limits[2]))
         return found
 
-    def health(self, _: Call) -> Health:
+    def health(self, call: Call) -> Health:
         """How this replica is."""
+        if not call.caller.operator:
+            return Health(self._view.ready)
         return Health(self._view.ready, len(self._view.machines()), len(self._view.containers()))
 
     # -- requests --------------------------------------------------------------------------------------------
@@ -335,8 +337,8 @@ def _noted(audit: Audit, call: Call, did: str, what: str) -> Iterator[None]:
     result = "done"
     try:
         yield
-    except QnetError as error:
-        result = f"refused: {error}"
+    except BaseException as error:
+        result = f"refused: {error}" if isinstance(error, QnetError) else f"failed: {type(error).__name__}"
         raise
     finally:
         audit.note(call.caller.who, did, what, call.caller.tenant, result=result)

@@ -21,6 +21,7 @@ IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}")
 BUILT_IN = frozenset({"", "default", "bridge", "host", "none", "nat"})
 IP, STICKY, ANY = "qnet.ip", "sticky", "any"
 AUTO, NONE = "auto", "none"
+SIZE = re.compile(r"([0-9]{1,15})([bkmgt]?)b?")
 SOURCE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
@@ -66,6 +67,7 @@ def ask(
     *,
     operator: bool,
     hold: int,
+    disk: int = 0,
     group: str = "",
 ) -> Asked:
     """Read a request.
@@ -75,6 +77,7 @@ def ask(
         wishes: networks on top of those that the body names.
         operator: whether the caller may have what gives power over a host.
         hold: seconds for which addresses are held for the name.
+        disk: bytes that a host must have free, if the request does not ask for more (`--storage-opt size=`).
         group: what it is spread with, if its labels do not say.
 
     Raises:
@@ -110,6 +113,7 @@ def ask(
         cpus=_number(cpus, limits, "CPUs"),
         memory=_count(limits, "Memory"),
         pids=max(0, _count(limits, "PidsLimit", least=-1)),
+        disk=max(disk, _number(_storage, limits, "StorageOpt.size")),
         ports=tuple(_number(lambda found: tuple(ports(found.get("PortBindings"))), limits, "PortBindings")),
         networks=frozenset(ours),
         parents=frozenset(parent for network in cluster for parent in network.parents),
@@ -238,6 +242,14 @@ def _hold(labels: Mapping[str, str], hold: int) -> int:
             f"label {IP}={chosen[:32]}: {STICKY} (the next container of the name gets the address) or {ANY}"
         )
     return hold if chosen == STICKY else 0
+
+
+def _storage(limits: Mapping[str, Any]) -> int:
+    text = str((limits.get("StorageOpt") or {}).get("size") or "0")
+    found = SIZE.fullmatch(text.lower())
+    if found is None:
+        raise ValueError(f"{text[:32]!r}: a size such as 10G")
+    return int(found[1]) << (10 * "bkmgt".index(found[2] or "b"))
 
 
 # -- what JSON may hold -----------------------------------------------------------------------------------------

@@ -198,10 +198,8 @@ class Desk:
         if found is not None:
             there = schema.decode(found.value, Container, found.key)
             if there.claim != made.claim:
-                raise Conflict(
-                    f"container name {made.name} is in use by a container on {there.host}: choose another, or "
-                    f"qnet rm {made.name}"
-                )
+                whose = f" by a container on {there.host}" if there.tenant == made.tenant else ""
+                raise Conflict(f"container name {made.name} is in use{whose}: choose another, or qnet rm {made.name}")
             self._view.apply(Event(found.key, found.value, found.create_revision, found.mod_revision))
             return there
         return None

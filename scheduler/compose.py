@@ -46,7 +46,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     addresses = Addresses(store, config.ipam.rest, clock.now, rng)
     desk = Desk(store, GroupCommit(store), view, addresses, clock.now, rng, replica)
     engines = Engines(own)
-    runs = Runs(desk, view, engines, Cluster(store, view), own.hold)
+    runs = Runs(desk, view, engines, Cluster(store, view), own.hold, int(own.disk_free * (1 << 30)))
     reconciler = Reconciler(view, desk, runs, engines, replica)
     try:
         audit = Audit(own.audit, clock.now)

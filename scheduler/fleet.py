@@ -88,8 +88,8 @@ class Fleet:
         self.vitals: dict[str, Vitals] = {}
         self.loads: dict[str, Load] = {}
         self.containers: dict[str, Container] = {}
-        self.tenants: dict[str, Load] = {}
-        """What the containers of each take; `running` counts all of them, stopped ones too."""
+        self._tenants: dict[str, list[int]] = {}
+        """What the running containers of each take: CPUs, memory; and how many it has, stopped ones too."""
         self._hosts: dict[tuple[str, str], Counter[str]] = {}
         """By what a container is or has, as (subject, value): how many of those each host has."""
         self._values: dict[str, Counter[str]] = {}
@@ -142,6 +142,11 @@ class Fleet:
     def vital(self, host: str) -> Vitals:
         """How a host is doing, as far as is known."""
         return self.vitals.get(host, CALM)
+
+    def taken(self, tenant: str) -> Load:
+        """What a tenant's containers take; `running` counts all of them, stopped ones too."""
+        cpus, memory, number = self._tenants.get(tenant, (0, 0, 0))
+        return Load(cpus, memory, 0, number)
 
     # -- what placements ask ---------------------------------------------------------------------------------
 
@@ -198,10 +203,12 @@ class Fleet:
             load.running + run,
             ports,
         )
-        has = self.tenants.get(container.tenant, NOTHING)
-        self.tenants[container.tenant] = Load(
-            has.cpus + run * container.cpus, has.memory + run * container.memory, has.pids, has.running + by
-        )
+        taken = self._tenants.get(container.tenant)
+        if taken is None:
+            taken = self._tenants[container.tenant] = [0, 0, 0]
+        taken[0] += run * container.cpus
+        taken[1] += run * container.memory
+        taken[2] += by
         for subject, value in _traits(container):
             _add(self._hosts, (subject, value), host, by)
             if subject is not GROUP:

@@ -25,7 +25,7 @@ class Net(msgspec.Struct, frozen=True, omit_defaults=True):
     pools: tuple[str, ...] = ()
 
 
-class Kept(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+class Kept(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True, gc=False):
     """An address that is kept for a container."""
 
     tenant: str
@@ -104,7 +104,7 @@ class Vitals(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     failures: int = 0
 
 
-class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """A container that a host has or is to have. One that does not run takes neither CPUs nor memory, but keeps name
     and ports.
 
@@ -160,7 +160,7 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     ports: Mapping[Port, int] = {}
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One container to be placed.
 
     `networks`: those that its host must have. `parents`: what its networks stand on. `pinned`: volumes that are on some
@@ -200,7 +200,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             memory=self.memory,
             pids=self.pids,
             ports=self.ports,
-            networks=tuple(sorted(self.networks)),
+            networks=tuple(sorted(self.networks)) if self.networks else (),
             volumes=self.volumes,
             hold=self.hold,
             labels=self.labels,

@@ -14,7 +14,7 @@ def limited(tenant: TenantRecord | None) -> bool:
     return tenant is not None and bool(tenant.max_cpus or tenant.max_memory or tenant.max_containers)
 
 
-def check(tenant: TenantRecord | None, taken: Load, request: Request) -> None:
+def check(tenant: TenantRecord, taken: Load, request: Request) -> None:
     """Whether a tenant may have one more.
 
     Args:
@@ -23,8 +23,6 @@ def check(tenant: TenantRecord | None, taken: Load, request: Request) -> None:
     Raises:
         Exhausted: what it has, what it may have; or it does not say how much it wants of what is limited.
     """
-    if tenant is None:
-        return
     for what, has, asks, may, unit in (
         ("containers", taken.running, 1, tenant.max_containers, 1.0),
         ("CPUs", taken.cpus, request.cpus, tenant.max_cpus, 1000.0),

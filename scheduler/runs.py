@@ -55,12 +55,14 @@ class Ran(msgspec.Struct, frozen=True, omit_defaults=True):
 class Runs:
     """See the module. Safe for many threads."""
 
-    def __init__(self, desk: Desk, view: View, engines: Engines, known: Known, hold: int) -> None:
+    def __init__(self, desk: Desk, view: View, engines: Engines, known: Known, hold: int, disk: int = 0) -> None:
+        """`hold`: seconds for which addresses are held for a name. `disk`: bytes that a host must have free."""
         self._desk = desk
         self._view = view
         self._engines = engines
         self._known = known
         self._hold = hold
+        self._disk = disk
         self._making: set[str] = set()
         self._lock = threading.Lock()
         self._crew = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="run")
@@ -137,6 +139,7 @@ class Runs:
                 self._known,
                 operator=run.operator,
                 hold=hold,
+                disk=self._disk,
                 group=base,
             )
             for name in names

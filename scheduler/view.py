@@ -89,7 +89,8 @@ class View:
         """A host for a request, and what must still be so when that is written. Raises as `place`."""
         with self._lock:
             tenant = self._tenants.get(request.tenant)
-            check(tenant, self._fleet.tenants.get(request.tenant, Load()), request)
+            if tenant is not None:
+                check(tenant, self._fleet.taken(request.tenant), request)
             host = place(self._fleet, request, random, avoid)
             watched = (*self._books(request, host), key(ORDERS, host))
             revisions = tuple(at_revision(book, self._revisions.get(book, 0)) for book in watched)
@@ -152,7 +153,7 @@ class View:
 
     def taken(self, tenant: str) -> Load:
         """What a tenant's containers take; `running` counts all of them, stopped ones too."""
-        return self._fleet.tenants.get(tenant, Load())
+        return self._fleet.taken(tenant)
 
     def networks(self) -> list[Network]:
         """What every host is to have."""

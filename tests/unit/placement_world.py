@@ -133,7 +133,8 @@ class World:
         self.view = View(store)
         self.addresses = Addresses(store, 1, lambda: NOW, Random(replica))
         self.desk = Desk(store, GroupCommit(store), self.view, self.addresses, lambda: NOW, Random(replica), replica)
-        self.runs = Runs(self.desk, self.view, self.engines, Cluster(store, self.view), 3600)  # type: ignore[arg-type]
+        known = Cluster(store, self.view)
+        self.runs = Runs(self.desk, self.view, self.engines, known, 3600, 1 << 30)  # type: ignore[arg-type]
         self.reconciler = Reconciler(
             self.view, self.desk, self.runs, self.engines, replica, lambda: self.clock  # type: ignore[arg-type]
         )  # fmt: skip

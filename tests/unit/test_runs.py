@@ -13,8 +13,8 @@ from qnet import schema
 from qnet.store.base import Store
 from qnet.store.memory import MemoryStore
 from scheduler.agent.relay import parse_listen
-from scheduler.model import Container, Orders
-from scheduler.view import CONTAINERS, ORDERS, REPLICAS, key
+from scheduler.model import Container, Orders, Vitals
+from scheduler.view import CONTAINERS, ORDERS, REPLICAS, VITALS, key
 from scheduler.web import Caller
 from tests.unit.placement_world import SUBNET, World, asked, away
 
@@ -310,6 +310,9 @@ def test_lists_show_a_tenant_its_own_only(world: World) -> None:
     assert [one["name"] for one in world.call("GET", "/v1/containers", all="1")[1]] == ["s1"]
     assert [one["name"] for one in world.call("GET", "/v1/networks")[1]] == ["shop"]
     assert [one["name"] for one in world.call("GET", "/v1/tenants")[1]] == ["shop"]
+    assert world.call("GET", "/v1/health")[1] == {"ready": True, "hosts": 0, "containers": 0}
+    taken = world.refused(asked("w1", "shop"))[1]
+    assert taken == "container name w1 is in use: choose another, or qnet rm w1"  # not whose, not where
     world.store.put(key(ORDERS, "host1"), schema.encode(Orders(state="drain")))
     status, found = world.call("POST", "/v1/placements", asked("s2", "shop"))
     assert (status, {one["host"] for one in found["verdicts"]}) == (200, {"host2", "host3"})
@@ -365,6 +368,7 @@ def test_affinities_see_containers_of_the_same_tenant_only(world: World) -> None
         (asked("x1", container={"Image": "b", "HostConfig": {"NanoCpus": 9 * 10**9}}), "3 lack CPUs"),
         (asked("x1", container={"Image": "b", "Labels": {"qnet.constraint": "rack==r9"}}), "3 fail rack==r9"),
         (asked("x1", platform="linux/arm64"), "3 are not linux/arm64"),
+        (asked("x1", container={"Image": "b", "HostConfig": {"StorageOpt": {"size": "lots"}}}), "a size such as 10G"),
     ],
 )
 def test_bad_requests_say_what_is_wrong_and_make_nothing(world: World, body: dict[str, Any], words: str) -> None:
@@ -381,6 +385,16 @@ def test_refusals_name_every_filter(world: World) -> None:
     lacks = "1 lacks memory (most free: host3 8 GiB of 9 GiB asked)"
     for part in ("1 drained", "1 has no parent eth1", "1 down", lacks):
         assert part in words
+
+
+def test_a_host_without_room_on_its_disk_takes_nothing(world: World) -> None:
+    for name, free in (("host1", 1 << 20), ("host2", 5 << 30), ("host3", 20 << 30)):
+        world.store.put(key(VITALS, name), schema.encode(Vitals(disk=free)))
+    body = {"Image": "busybox", "HostConfig": {"StorageOpt": {"size": "10G"}}}
+    assert {world.run(container=body)["host"] for _ in range(3)} == {"host3"}
+    assert {world.run()["host"] for _ in range(12)} == {"host2", "host3"}
+    body["HostConfig"] = {"StorageOpt": {"size": "30g"}}
+    assert "no host: 3 lack disk (most free: host3 20 GiB of 30 GiB asked)" in world.refused(asked(container=body))[1]
 
 
 def test_a_dry_run_makes_nothing_and_agrees_with_the_run(world: World) -> None:

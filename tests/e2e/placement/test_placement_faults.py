@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +16,9 @@ import pytest
 from tests.e2e import kit
 from tests.e2e.conftest import DIRECTORY
 from tests.e2e.placement import fleet as fleets
+from tests.e2e.placement.faulty_scheduler import STEPS
 from tests.e2e.placement.fleet import SLEEP, Fleet
+from tests.lab.commands import wait_for
 from tests.lab.host import Host
 
 pytestmark = pytest.mark.once
@@ -26,19 +30,9 @@ def kill_scheduler(host: Host) -> Callable[[], None]:
     return host.scheduler.start
 
 
-def kill_agent(host: Host) -> Callable[[], None]:
-    host.agent.kill()
-    return host.agent.start
-
-
 def kill_engine(host: Host) -> Callable[[], None]:
     host.stop_engine(kill=True)
     return host.start_engine
-
-
-def kill_plugin(host: Host) -> Callable[[], None]:
-    host.plugin.kill()
-    return host.plugin.start
 
 
 def cut_off(host: Host) -> Callable[[], None]:
@@ -56,7 +50,7 @@ def acknowledged(fleet: Fleet, wave: int, on: int, said: set[str]) -> None:
         return  # cut off in the middle: nothing was answered
 
 
-@pytest.mark.parametrize("fault", [kill_scheduler, kill_agent, kill_engine, kill_plugin, cut_off])
+@pytest.mark.parametrize("fault", [kill_scheduler, kill_engine, cut_off])
 def test_kill_in_the_middle_of_runs(fleet: Fleet, fault: Callable[[Host], Callable[[], None]]) -> None:
     numbers = random.Random(fault.__name__)
     said: set[str] = set()
@@ -144,3 +138,30 @@ def test_a_replica_stops_and_starts_without_leaving_anything(fleet: Fleet) -> No
     assert fleet.ps() == {}
     replicas = kit.records(fleet.lab, fleets.PLACEMENT + "replicas/")
     assert len(replicas) == 3
+
+
+@pytest.mark.parametrize("victim", ["scheduler", "agent", "engine", "plugin"])
+def test_kill_at_each_step_of_a_run(fleet: Fleet, victim: str) -> None:
+    """Of a run on host2, by the replica of host1: what was answered for is there, the rest is undone or finished."""
+    first, second = fleet.hosts[:2]
+    body = {"networks": [{"name": "web"}], "container": {"Image": "busybox", "Cmd": ["sleep", "1d"]}}
+    body["container"] |= {"Labels": {"qnet.constraint": "host==host2"}}
+    said = set()
+    for step in STEPS if victim == "scheduler" else ("placed", "starting", "started"):
+        pids = {"scheduler": 0, "agent": second.agent.pid, "engine": second.engine.pid, "plugin": second.plugin.pid}
+        number = pids[victim] or 0
+        env = {"QNET_STEP": step, "QNET_KILL": str(-number if victim == "plugin" else number)}
+        first.scheduler.stop()
+        first.scheduler.start([sys.executable, str(Path(__file__).with_name("faulty_scheduler.py"))], env)
+        try:
+            status, _ = fleet.api("POST", "/v1/runs", {**body, "name": f"s-{step}"}, timeout=120)
+        except (OSError, http.client.HTTPException):
+            status = 0  # it was killed before it could answer
+        said |= {f"s-{step}"} if status == 201 else set()
+        first.scheduler.kill()
+        wait_for(f"the {victim}'s end", lambda pid=number: not pid or not Path(f"/proc/{pid}").exists(), 20)
+        fleet.restore()
+    fleet.agree()
+    alive = fleet.on("host2", stopped=victim == "engine")
+    assert said <= alive, f"acknowledged and gone: {sorted(said - alive)}"
+    assert "s-started" in fleet.records()
