@@ -38,13 +38,18 @@ class Replica:
 
 @pytest.fixture
 def replicas(store: Store) -> Iterator[list[Replica]]:
-    for prefix in (PLACEMENT, schema.CONTENTS, schema.POOLS, schema.TENANTS):
-        store.txn(Txn(success=(Delete(prefix, whole_prefix=True),)))
+    empty(store)
     made = [Replica(store, number) for number in range(REPLICAS)]
     yield made
     for one in made:
         one.view.close()
         one.addresses.close()
+    empty(store)  # other tests use the same etcd
+
+
+def empty(store: Store) -> None:
+    for prefix in (PLACEMENT, schema.CONTENTS, schema.POOLS, schema.TENANTS):
+        store.txn(Txn(success=(Delete(prefix, whole_prefix=True),)))
 
 
 def register(store: Store, count: int, **fields: Any) -> None:
