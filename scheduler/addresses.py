@@ -16,7 +16,7 @@ from qnet.addresses.quota import Quota
 from qnet.addresses.records import changed, describe, without_mac
 from qnet.errors import Conflict, Exhausted, InvalidRequest
 from qnet.schema import AddressRecord
-from qnet.store.base import Compare, Delete, KeyValue, Op, Put, Store, absent, at_revision
+from qnet.store.base import Compare, Delete, KeyValue, Op, Put, Store, Txn, absent, at_revision, unchanged
 from qnet.store.recipes import RollingLease
 from scheduler.model import Container, Kept
 
@@ -117,6 +117,14 @@ class Addresses:
                 rests = schema.resting_key(kept.tenant, kept.subnet, kept.address)
                 ops += [Delete(key), Put(rests, b"", self._resting.id())]
         return compares, ops
+
+    def drop_holds(self, pool: str) -> None:
+        """Free what is held in a pool for names that no container has: its last network goes. Raises Unavailable."""
+        id_ = parse_pool_id(pool)
+        for kv in self._store.range(schema.address_key(id_.tenant, str(id_.subnet))).kvs:
+            record = schema.decode(kv.value, AddressRecord, kv.key)
+            if record.kind == "held" and not record.host:
+                self._store.txn(Txn((unchanged(kv),), (Delete(kv.key),)))
 
     def renew(self) -> None:
         """A lease that a transaction named was gone."""

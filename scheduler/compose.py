@@ -52,7 +52,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
         audit = Audit(own.audit, clock.now)
     except OSError as error:
         raise InvalidRequest(f"scheduler.audit {own.audit}: {error.strerror}") from error
-    networks = Networks(store, view, engines, clock.now)
+    networks = Networks(store, view, engines, addresses, clock.now)
     api = Api(view, runs, Hosts(store, view, desk), networks, audit, engines)
     stopping = threading.Event()
 

@@ -102,11 +102,12 @@ class Engines:
         headers = {AUTH: auth} if auth else {}
         with self._client(host, self._settings.pull_timeout) as client:
             response = client.post(_url(client, "/images/create"), params=query, headers=headers, stream=True)
-            _check(response, host)
+            if response.status_code >= BAD:
+                raise NotFound(f"host {host.name}: image {image} cannot be pulled: {_said(response)}")
             for line in response.iter_lines():
                 told = json.loads(line) if line else {}
                 if told.get("error"):
-                    raise NotFound(f"host {host.name}: image {image}: {told['error']}")
+                    raise NotFound(f"host {host.name}: image {image} cannot be pulled: {told['error']}")
                 yield told
 
     def close(self) -> None:

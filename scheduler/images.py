@@ -70,7 +70,7 @@ def _pull(engines: Engines, hosts: list[Machine], asked: PullAsked) -> Iterator[
                 before = status
             told.put(Pulled(host.name, "pulled", done=True))
         except QnetError as error:
-            told.put(Pulled(host.name, error=str(error)))
+            told.put(Pulled(host.name, error=str(error).removeprefix(f"host {host.name}: ")))
 
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pull") as crew:
         for host in hosts:

@@ -14,6 +14,7 @@ from qnet import schema
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, QnetError
 from qnet.store.base import Delete, Put, Store, Txn, absent, present
 from qnet.tenants import DEFAULT
+from scheduler.addresses import Addresses
 from scheduler.ask import BUILT_IN, NAME
 from scheduler.engines import Engines
 from scheduler.model import Machine, Network
@@ -61,10 +62,13 @@ class NetworkView(msgspec.Struct, frozen=True):
 class Networks:
     """See the module."""
 
-    def __init__(self, store: Store, view: View, engines: Engines, now: Callable[[], str]) -> None:
+    def __init__(
+        self, store: Store, view: View, engines: Engines, addresses: Addresses, now: Callable[[], str]
+    ) -> None:
         self._store = store
         self._view = view
         self._engines = engines
+        self._addresses = addresses
         self._now = now
 
     def all(self, tenant: str) -> list[NetworkView]:
@@ -110,8 +114,20 @@ class Networks:
         if users:
             more = f" and {len(users) - SHOWN} more" if len(users) > SHOWN else ""
             raise Conflict(f"network {name} has containers: {', '.join(users[:SHOWN])}{more}")
+        for pool in self._only(network.name):
+            self._addresses.drop_holds(pool)
         where = key(NETWORKS, network.name)
         self._view.catch_up(self._store.txn(Txn((present(where),), (Delete(where),))).revision)
+
+    def _only(self, name: str) -> set[str]:
+        """The pools that no other network of any host uses."""
+        mine: set[str] = set()
+        others: set[str] = set()
+        for machine in self._view.machines():
+            for network, net in machine.networks.items():
+                (mine if network == name else others).update(net.pools)
+        subnets = {pool.partition("?")[0] for pool in others}
+        return {pool for pool in mine if pool.partition("?")[0] not in subnets}
 
     def _checked(self, asked: NetworkAsked, tenant: str, operator: bool) -> Network:
         if not NAME.fullmatch(asked.name) or asked.name in BUILT_IN:

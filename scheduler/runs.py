@@ -18,6 +18,7 @@ from scheduler.commit import Desk
 from scheduler.engines import Engines, ImageMissing
 from scheduler.model import Container, Machine
 from scheduler.place import Verdict
+from scheduler.rules import HOST
 from scheduler.view import View
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Runs:
         base = run.name or f"{_base(str(run.container.get('Image') or 'container'))}-{secrets.token_hex(3)}"
         names = [base] if run.instances == 1 else [f"{base}-{number + 1}" for number in range(run.instances)]
         hold = self._hold if run.name else 0
-        return [
+        asked = [
             ask(
                 name,
                 run.container,
@@ -144,6 +145,11 @@ class Runs:
             )
             for name in names
         ]
+        known = {HOST, *(label for machine in self._view.machines() for label in machine.labels)}
+        for spread in asked[0].request.spreads:
+            if spread.label not in known:
+                raise InvalidRequest(f"spread over {spread.label}: no host has that label; see qnet host ls")
+        return asked
 
     def _one(self, run: Run, asked: Asked, done: Callable[[Ran], None]) -> Ran:
         try:

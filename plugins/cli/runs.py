@@ -242,9 +242,7 @@ def _explain(found: Mapping[str, Any], every: bool, as_json: bool) -> None:
     if found["host"]:
         click.echo(f"it would go to {found['host']}" if len(_suiting(verdicts)) == 1 else _some(_suiting(verdicts)))
         return
-    click.echo("no host can take it")
-    if not every:
-        click.echo("why: add --explain")
+    raise QnetError("no host can take it" if every else "no host can take it; why: --explain")
 
 
 def _suiting(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:

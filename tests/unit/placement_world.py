@@ -141,7 +141,7 @@ class World:
         self.audit: list[tuple[str, ...]] = []
         audit = Audit("", lambda: NOW)
         audit.note = lambda *words, **more: self.audit.append((*words, *more.values()))  # type: ignore[method-assign]
-        networks = Networks(store, self.view, self.engines, lambda: NOW)  # type: ignore[arg-type]
+        networks = Networks(store, self.view, self.engines, self.addresses, lambda: NOW)  # type: ignore[arg-type]
         hosts_ = Hosts(store, self.view, self.desk)
         self.api = Api(self.view, self.runs, hosts_, networks, audit, self.engines)  # type: ignore[arg-type]
         self.caller = ANN

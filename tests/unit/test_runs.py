@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qnet import schema
+from qnet.schema import PoolRecord
 from qnet.store.base import Store
 from qnet.store.memory import MemoryStore
 from scheduler.agent.relay import parse_listen
@@ -367,6 +368,7 @@ def test_affinities_see_containers_of_the_same_tenant_only(world: World) -> None
         (asked("x1", container={"Image": "b", "HostConfig": {"Binds": ["x"]}}), "give VOLUME:PATH"),
         (asked("x1", container={"Image": "b", "HostConfig": {"NanoCpus": 9 * 10**9}}), "3 lack CPUs"),
         (asked("x1", container={"Image": "b", "Labels": {"qnet.constraint": "rack==r9"}}), "3 fail rack==r9"),
+        (asked("x1", container={"Image": "b", "Labels": {"qnet.spread": "rakc"}}), "no host has that label"),
         (asked("x1", platform="linux/arm64"), "3 are not linux/arm64"),
         (asked("x1", container={"Image": "b", "HostConfig": {"StorageOpt": {"size": "lots"}}}), "a size such as 10G"),
     ],
@@ -444,7 +446,14 @@ def test_a_network_is_made_where_it_can_be_and_removed_when_nobody_is_on_it(worl
     assert "no host can have it: none has parent eth9" in nowhere[1]["message"]
     world.run("a1")
     assert "network web has containers: a1" in world.call("DELETE", "/v1/networks/web")[1]["message"]
+    pool = PoolRecord(tenant="default", subnet="10.8.0.0/24", since="")
+    world.store.put(schema.pool_key("default", "10.8.0.0/24"), schema.encode(pool))
+    held = world.run("kept", network="n1")["addresses"]["n1"][0]
+    world.call("DELETE", "/v1/containers/kept", force="1")
+    where = schema.address_key("default", "10.8.0.0/24", held)
+    assert world.store.get(where) is not None
     assert world.call("DELETE", "/v1/networks/n1")[0] == 200
+    assert world.store.get(where) is None  # or its subnet would stay taken as long as the name's hold
     assert world.call("GET", "/v1/networks/n1")[0] == 404
 
 
