@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias, TypeVar
 
-from scheduler.model import Container, Load, Machine, Policy, Vitals
+from scheduler.model import Container, Load, Machine, Policy, Port, Vitals
 from scheduler.rules import Affinity, Spread
 
 CLASSES = 256  # kinds of requests of which it is kept which hosts could ever take them
@@ -190,11 +190,9 @@ class Fleet:
     def _count(self, container: Container, by: int) -> None:
         host = container.host
         load = self.load(host)
-        ports = dict(load.ports)
-        for port in container.ports:
-            ports[port] = ports.get(port, 0) + by
-            if not ports[port]:
-                del ports[port]
+        ports = load.ports
+        if container.ports:
+            ports = _with_ports(ports, container.ports, by)
         run = by if container.running else 0
         self.loads[host] = Load(
             load.cpus + run * container.cpus,
@@ -225,6 +223,16 @@ class Fleet:
     def _value(self, label: str, host: str) -> str:
         machine = self.machines.get(host)
         return Spread(label).value(host, machine.labels) if machine else ""
+
+
+def _with_ports(taken: Mapping[Port, int], ports: Iterable[Port], by: int) -> Mapping[Port, int]:
+    """How often each port is taken, with some more or less."""
+    found = dict(taken)
+    for port in ports:
+        found[port] = found.get(port, 0) + by
+        if not found[port]:
+            del found[port]
+    return found
 
 
 def _scoped(tenant: str, name: str) -> str:
