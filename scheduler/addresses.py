@@ -11,16 +11,15 @@ import msgspec
 
 from qnet import schema
 from qnet.addresses.model import IPAddress, PoolId, check_inside, parse_address, parse_pool_id
-from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.openpool import OpenPool, Pools, Stored
 from qnet.addresses.quota import Quota
 from qnet.addresses.records import changed, describe, without_mac
 from qnet.errors import Conflict, Exhausted, InvalidRequest
 from qnet.schema import AddressRecord
 from qnet.store.base import Compare, Delete, KeyValue, Op, Put, Store, Txn, absent, at_revision, unchanged
 from qnet.store.recipes import RollingLease
-from scheduler.model import Container, Kept
+from scheduler.model import AUTO, Container, Kept
 
-AUTO = "auto"
 AGAIN = "held before"  # the note of an address that was held for the name already
 REST_WINDOW = 15
 CURRENT = 1.0  # seconds to catch up with the store before a refusal
@@ -47,14 +46,14 @@ class Addresses:
         self._rng = rng
         self._resting = RollingLease(store, ttl=rest, window=REST_WINDOW)
         self._holds: dict[int, RollingLease] = {}
-        self._pools: dict[tuple[str, str], OpenPool] = {}
+        self._pools = Pools(store, "", rng)
         self._lock = threading.Lock()
         self._quota = Quota(store)
 
     def close(self) -> None:
         """Stop following pools."""
         self._quota.close()
-        for pool in self._pools.values():
+        for pool in self._pools.all():
             pool.close()
 
     def offers(self, made: Container, network: str, pools: Iterable[str], wanted: str) -> list[Offer]:
@@ -135,7 +134,7 @@ class Addresses:
     # -- one address -----------------------------------------------------------------------------------------
 
     def _any(self, made: Container, pool: PoolId) -> Offer:
-        opened = self._open(pool)
+        opened = self._pools.open(pool.tenant, pool.subnet)
         held = opened.held_for(made.called, "")
         if held is not None:
             return self._offer(made, pool, opened, held.address, held)
@@ -149,7 +148,7 @@ class Addresses:
         return self._offer(made, pool, opened, address, None, picked=True)
 
     def _asked(self, made: Container, pool: PoolId, address: IPAddress) -> Offer:
-        opened = self._open(pool)
+        opened = self._pools.open(pool.tenant, pool.subnet)
         stored = opened.stored(address)
         if stored is not None and not _is_for(stored.record, made.called):
             opened.catch_up(CURRENT)  # it may have been freed just now
@@ -185,30 +184,6 @@ class Addresses:
         guard = absent(key) if stored is None else at_revision(key, stored.revision)
         kept = Kept(pool.tenant, str(pool.subnet), str(address))
         return Offer(kept, opened, key, (guard, opened.exists), ops, picked)
-
-    def _open(self, pool: PoolId) -> OpenPool:
-        where = (pool.tenant, str(pool.subnet))
-        found = self._pools.get(where)
-        if found is None:
-            fresh = OpenPool(self._store, pool.tenant, pool.subnet, "", self._rng)
-            try:
-                fresh.load()
-            except BaseException:
-                fresh.close()
-                raise
-            with self._lock:
-                found = self._pools.setdefault(where, fresh)
-            if found is not fresh:
-                fresh.close()
-        return found
-
-    def forget(self, pools: Iterable[str]) -> None:
-        """Read pools anew at their next use: one may have been removed, and made again."""
-        for id_ in map(parse_pool_id, pools):
-            with self._lock:
-                known = self._pools.pop((id_.tenant, str(id_.subnet)), None)
-            if known is not None:
-                known.close()
 
     def _hold(self, seconds: int) -> int:
         with self._lock:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import msgspec
 
 from qnet.errors import InvalidRequest
-from scheduler.model import Network, Request
+from scheduler.model import AUTO, Network, Request
 from scheduler.policy import check_allowed
-from scheduler.rules import GROUP, is_rule, parse
+from scheduler.rules import GROUP, Rules, is_rule, parse
 from scheduler.translate import CLAIM, TENANT, cpus, ports
 from scheduler.translate import NAME as NAME_LABEL
 
@@ -20,7 +20,7 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")  # dockerd's own, with an
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}")
 BUILT_IN = frozenset({"", "default", "bridge", "host", "none", "nat"})
 IP, STICKY, ANY = "qnet.ip", "sticky", "any"
-AUTO, NONE = "auto", "none"
+NONE = "none"
 SIZE = re.compile(r"([0-9]{1,15})([bkmgt]?)b?")
 SOURCE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
@@ -85,19 +85,13 @@ def ask(
     """
     if not NAME.fullmatch(name):
         raise InvalidRequest(f"{name[:64]!r} is no container name: letters, digits, _ . and -, up to 128")
-    config = dict(body)
+    config, limits = dict(body), _table(body, "HostConfig")
     image = _text(config, "Image")
     if not IMAGE.fullmatch(image):
         raise InvalidRequest(f"Image {image[:64]!r}: give the name of an image")
-    labels, environment = _texts(config, "Labels"), _list(config, "Env")
-    limits = _table(config, "HostConfig")
     if not operator:
         check_allowed(config, limits)
-    rules = parse(labels, environment)
-    config["Env"] = [line for line in environment if not is_rule(line)]
-    for label in (CLAIM, TENANT, NAME_LABEL):
-        labels.pop(label, None)
-    config["Labels"] = {**labels, TENANT: tenant}
+    labels, rules = _labelled(config, tenant)
     wanted = _wishes(config, limits, wishes)
     _check_networks(wanted, tenant, known, operator)
     ours = {network: address for network, address in wanted.items() if network not in BUILT_IN}
@@ -128,6 +122,18 @@ def ask(
         spreads=rules.spreads,
     )
     return Asked(request, *_told(config, limits, ours))
+
+
+def _labelled(config: dict[str, Any], tenant: str) -> tuple[dict[str, str], Rules]:
+    """The container's labels without those that are qnet's to give, and its rules. `config` gets its tenant's label and
+    has no rules among its variables any more."""
+    labels, environment = _texts(config, "Labels"), _list(config, "Env")
+    rules = parse(labels, environment)
+    config["Env"] = [line for line in environment if not is_rule(line)]
+    for label in (CLAIM, TENANT, NAME_LABEL):
+        labels.pop(label, None)
+    config["Labels"] = {**labels, TENANT: tenant}
+    return labels, rules
 
 
 def _told(
@@ -193,9 +199,7 @@ def _check_networks(wanted: Iterable[str], tenant: str, known: Known, operator: 
         if owner is None or (owner != tenant and not operator):
             raise InvalidRequest(f"network {name[:64]!r} is not there: see qnet network ls")
         if owner != tenant:
-            raise InvalidRequest(
-                f"network {name} belongs to tenant {owner}, the container to {tenant}: add --tenant {owner}"
-            )
+            raise InvalidRequest(_whose("network", name, owner, tenant))
 
 
 def _check_volume(name: str, tenant: str, known: Known, operator: bool) -> None:
@@ -203,13 +207,11 @@ def _check_volume(name: str, tenant: str, known: Known, operator: bool) -> None:
     if owner == tenant or (owner is None and operator):
         return
     if operator:
-        raise InvalidRequest(
-            f"volume {name} belongs to tenant {owner}, the container to {tenant}: add --tenant {owner}"
-        )
+        raise InvalidRequest(_whose("volume", name, owner, tenant))
     raise InvalidRequest(f"volume {name} is not there: make it with docker volume create -d sharedfs {name}")
 
 
-def _whose(what: str, name: str, owner: str, tenant: str) -> str:
+def _whose(what: str, name: str, owner: str | None, tenant: str) -> str:
     return f"{what} {name} belongs to tenant {owner}, the container to {tenant}: add --tenant {owner}"
 
 

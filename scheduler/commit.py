@@ -13,12 +13,12 @@ import msgspec
 
 from qnet import schema
 from qnet.errors import Ambiguous, Conflict, Exhausted, Unavailable
-from qnet.store.base import Compare, Event, Get, KeyValue, Put, Store, Transactor, Txn, absent
+from qnet.store.base import Event, Get, KeyValue, Put, Store, Transactor, Txn, absent
 from scheduler.addresses import Addresses, Offer
 from scheduler.model import Container, Request
 from scheduler.place import Busy
 from scheduler.records import Records
-from scheduler.view import CONTAINERS, View, key
+from scheduler.view import CONTAINERS, Decision, View, key
 
 ATTEMPTS = 30
 PATIENCE = 5.0  # seconds that a decision waits for others of this process on the only hosts that it can take
@@ -79,8 +79,8 @@ class Desk:
         claim, current = f"{self._random.getrandbits(64):016x}", False
         for _ in range(ATTEMPTS):
             try:
-                with self._decided(request) as (host, still):
-                    made = self._try(request, host, still, claim)
+                with self._decided(request) as decision:
+                    made = self._try(request, decision, claim)
             except Exhausted:
                 if current:
                     raise
@@ -115,12 +115,12 @@ class Desk:
             self._view.apply(event)
 
     @contextmanager
-    def _decided(self, request: Request) -> Iterator[tuple[str, tuple[Compare, ...]]]:
+    def _decided(self, request: Request) -> Iterator[Decision]:
         """A host, which no other decision of this process takes meanwhile."""
         with self._free:
             while True:
                 try:
-                    host, still = self._view.decide(request, self._random, self._busy)
+                    decision = self._view.decide(request, self._random, self._busy)
                     break
                 except Busy:
                     self._waiting += 1
@@ -128,23 +128,23 @@ class Desk:
                     self._waiting -= 1
                     if not free:
                         raise Unavailable(f"container {request.name}: no host was free to be asked") from None
-            self._busy.add(host)
+            self._busy.add(decision.host)
         try:
-            yield host, still
+            yield decision
         finally:
             with self._free:
-                self._busy.discard(host)
+                self._busy.discard(decision.host)
                 if self._waiting:
                     self._free.notify_all()
 
-    def _try(self, request: Request, host: str, still: tuple[Compare, ...], claim: str) -> Container | None:
+    def _try(self, request: Request, decision: Decision, claim: str) -> Container | None:
         """The container if this could be written; None: something has changed."""
-        made = msgspec.structs.replace(request.on(host), claim=claim, since=self._now(), by=self._replica)
+        made = msgspec.structs.replace(request.on(decision.host), claim=claim, since=self._now(), by=self._replica)
         offers = self._offers(made, request)
         try:
             kept = {network: tuple(offer.kept for offer in found) for network, found in offers.items()}
             made = msgspec.structs.replace(made, addresses=kept)
-            return self._write(request, made, still, [offer for found in offers.values() for offer in found])
+            return self._write(made, decision, [offer for found in offers.values() for offer in found])
         finally:
             for found in offers.values():
                 self._addresses.done(found)
@@ -160,12 +160,10 @@ class Desk:
             undo.pop_all()
         return found
 
-    def _write(
-        self, request: Request, made: Container, still: tuple[Compare, ...], offers: list[Offer]
-    ) -> Container | None:
+    def _write(self, made: Container, decision: Decision, offers: list[Offer]) -> Container | None:
         where, value = key(CONTAINERS, made.name), schema.encode(made)
-        books = [Put(book, made.claim.encode()) for book in self._view.books(request, made.host)]
-        compares = (absent(where), *still, *(one for offer in offers for one in offer.compares))
+        books = [Put(book, made.claim.encode()) for book in decision.books]
+        compares = (absent(where), *decision.still, *(one for offer in offers for one in offer.compares))
         # the books last: whoever knows of them has to know of what they were written for
         ops = (Put(where, value), *(op for offer in offers for op in offer.ops), *books)
         otherwise = (Get(where), *(Get(offer.key) for offer in offers), *(Get(book.key) for book in books))
@@ -182,7 +180,7 @@ class Desk:
                 self._addresses.seen(offer, found, done.revision)
             there = self._mine(name, made)
             written = {found.key: found.mod_revision for found in others[len(offers) :] if found is not None}
-            if there is None and any(one.operand != written.get(one.key, one.operand) for one in still):
+            if there is None and any(one.operand != written.get(one.key, one.operand) for one in decision.still):
                 self._view.wait_for(written)
             elif there is None and not offers:
                 self._view.catch_up(done.revision)  # it is neither a ledger nor an address that has changed

@@ -46,8 +46,8 @@ class Engines:
         query = {"name": name, **({"platform": platform} if platform else {})}
         with self._client(host) as client:
             response = client.post(_url(client, "/containers/create"), params=query, json=body)
-            if response.status_code == GONE and "image" in _said(response).lower():
-                raise ImageMissing(f"host {host.name}: {_said(response)}")
+            if response.status_code == GONE and "image" in said(response).lower():
+                raise ImageMissing(f"host {host.name}: {said(response)}")
             _check(response, host)
             return str(response.json()["Id"])
 
@@ -103,7 +103,7 @@ class Engines:
         with self._client(host, self._settings.pull_timeout) as client:
             response = client.post(_url(client, "/images/create"), params=query, headers=headers, stream=True)
             if response.status_code >= BAD:
-                raise NotFound(f"host {host.name}: image {image} cannot be pulled: {_said(response)}")
+                raise NotFound(f"host {host.name}: image {image} cannot be pulled: {said(response)}")
             for line in response.iter_lines():
                 told = json.loads(line) if line else {}
                 if told.get("error"):
@@ -174,10 +174,11 @@ def _url(client: Any, path: str) -> str:
 def _check(response: requests.Response, host: Machine) -> None:
     if response.status_code < BAD:
         return
-    raise KINDS.get(response.status_code, Internal)(f"host {host.name}: {_said(response)}")
+    raise KINDS.get(response.status_code, Internal)(f"host {host.name}: {said(response)}")
 
 
-def _said(response: requests.Response) -> str:
+def said(response: requests.Response) -> str:
+    """What an engine says to a request that it refuses."""
     try:
         return str(response.json()["message"])
     except (ValueError, KeyError, TypeError):

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import msgspec
 
-from scheduler.fleet import Class, Fleet, Kind
+from scheduler.fleet import NOTHING, Class, Fleet, Kind
 from scheduler.model import Machine, Request
 from scheduler.rules import Affinity, Spread
 
@@ -28,12 +28,18 @@ class Miss(msgspec.Struct, frozen=True):
     asked: float = 0.0
 
 
+def tagged(image: str) -> str:
+    """An image's name as engines list it."""
+    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+
+
 class Case:
     """A request, and what of the fleet is the same for all hosts that are looked at for it."""
 
     def __init__(self, fleet: Fleet, request: Request) -> None:
         self.fleet = fleet
         self.request = request
+        self.image = tagged(request.image)
         self.hard = tuple(rule for rule in request.constraints if rule.hard)
         self.soft = tuple(rule for rule in request.constraints if not rule.hard)
         self.beside: tuple[tuple[Affinity, Mapping[str, int]], ...] = tuple(
@@ -67,7 +73,7 @@ class Case:
     def lacks(self, machine: Machine) -> Iterator[Miss]:
         """What keeps it off a host that it suits."""
         fleet, request, name = self.fleet, self.request, machine.name
-        load, policy = fleet.load(name), fleet.policy
+        load, policy = fleet.loads.get(name, NOTHING), fleet.policy
         if request.cpus:
             left = machine.cpus * policy.overcommit_cpus - load.cpus
             if left < request.cpus:

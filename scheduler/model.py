@@ -13,6 +13,7 @@ import msgspec
 from scheduler.rules import Affinity, Constraint, Spread
 
 State: TypeAlias = Literal["ready", "drain", "down"]
+AUTO = "auto"  # an address: any that is free, or held for the name
 Port: TypeAlias = tuple[str, int]
 """Protocol and number: `("tcp", 80)`. An address of the host is not told apart."""
 

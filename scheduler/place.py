@@ -14,7 +14,7 @@ from qnet.errors import Exhausted
 from scheduler.feasible import Case, Miss, refusal
 from scheduler.fleet import Fleet
 from scheduler.model import Machine, Request
-from scheduler.rank import score, scores
+from scheduler.rank import ranker, scores
 
 SAMPLE = 8  # hosts that can take it
 DRAWS = 32  # tries to find them
@@ -50,7 +50,7 @@ def place(fleet: Fleet, request: Request, random: Random, avoid: Collection[str]
         found = [machine for machine in all_ if machine.name not in avoid]
         if not found:
             raise Busy
-    return max(found, key=lambda machine: score(case, machine)).name
+    return max(found, key=ranker(case)).name
 
 
 def explain(fleet: Fleet, request: Request) -> list[Verdict]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from qnet.errors import Exhausted
 from qnet.schema import TenantRecord
+from scheduler.feasible import GIB
 from scheduler.model import Load, Request
-
-GIB = 1 << 30
 
 
 def limited(tenant: TenantRecord | None) -> bool:

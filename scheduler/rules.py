@@ -22,7 +22,6 @@ from qnet.errors import InvalidRequest
 
 CONSTRAINT, AFFINITY, SPREAD, GROUP = "qnet.constraint", "qnet.affinity", "qnet.spread", "qnet.group"
 HOST = "host"
-SUBJECTS = ("container", "image", "volume")  # of affinities; any other is a label
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 EXPRESSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})(==|!=)(~?)(.+)", re.DOTALL)
 SPREADING = re.compile(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})(?::max_per=([0-9]{1,6}))?")

@@ -145,9 +145,8 @@ class Runs:
             )
             for name in names
         ]
-        known = {HOST, *(label for machine in self._view.machines() for label in machine.labels)}
         for spread in asked[0].request.spreads:
-            if spread.label not in known:
+            if spread.label != HOST and not any(spread.label in one.labels for one in self._view.machines()):
                 raise InvalidRequest(f"spread over {spread.label}: no host has that label; see qnet host ls")
         return asked
 

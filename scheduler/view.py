@@ -18,6 +18,7 @@ import logging
 import threading
 from collections.abc import Collection, Mapping
 from random import Random
+from typing import NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -44,6 +45,14 @@ CURRENT = 5.0  # seconds to catch up with the store
 def key(kind: str, name: str) -> str:
     """Where a record of a kind stands."""
     return PLACEMENT + kind + name
+
+
+class Decision(NamedTuple):
+    """Where a request goes: the ledgers to write with it, and what must still be so then."""
+
+    host: str
+    books: tuple[str, ...]
+    still: tuple[Compare, ...]
 
 
 class View:
@@ -85,23 +94,20 @@ class View:
 
     # -- deciding --------------------------------------------------------------------------------------------
 
-    def decide(self, request: Request, random: Random, avoid: Collection[str]) -> tuple[str, tuple[Compare, ...]]:
-        """A host for a request, and what must still be so when that is written. Raises as `place`."""
+    def decide(self, request: Request, random: Random, avoid: Collection[str]) -> Decision:
+        """A host for a request. Raises as `place`."""
         with self._lock:
             tenant = self._tenants.get(request.tenant)
             if tenant is not None:
                 check(tenant, self._fleet.taken(request.tenant), request)
             host = place(self._fleet, request, random, avoid)
-            watched = (*self._books(request, host), key(ORDERS, host))
+            books = self._books(request, host)
+            watched = (*books, key(ORDERS, host))
             revisions = tuple(at_revision(book, self._revisions.get(book, 0)) for book in watched)
-        return host, (*revisions, present(key(ALIVE, host)))
-
-    def books(self, request: Request, host: str) -> tuple[str, ...]:
-        """The keys that are written whenever a host takes something like that."""
-        with self._lock:
-            return self._books(request, host)
+        return Decision(host, books, (*revisions, present(key(ALIVE, host))))
 
     def _books(self, request: Request, host: str) -> tuple[str, ...]:
+        """The keys that are written whenever a host takes something like that."""
         found = [key(LEDGERS, host)]
         # that no host has more than so many of a group is guarded by the host's own ledger
         if request.group and any(spread.most and spread.label != HOST for spread in request.spreads):

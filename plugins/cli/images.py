@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from plugins.cli.output import json_option, printable
@@ -29,14 +31,8 @@ def pull(session: Session, image: str, on: str, platform: str, quiet: bool, as_j
     for part in session.api().lines("POST", "/v1/images/pull", asked):
         failed, done = failed + bool(part.get("error")), done + bool(part.get("done"))
         if as_json:
-            click.echo(_line(part))
+            click.echo(json.dumps(part))
         elif not quiet or part.get("done") or part.get("error"):
             click.echo(printable(f"{part['host']}: {part.get('error') or part.get('status', '')}"))
     if failed:
         raise QnetError(f"{failed} of {failed + done} hosts could not pull {image}")
-
-
-def _line(part: object) -> str:
-    import json
-
-    return json.dumps(part)

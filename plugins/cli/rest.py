@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from plugins.cli.unixhttp import Connection, reason
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.settings import Settings
 
@@ -61,7 +61,7 @@ class Rest:
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise Unavailable(f"no answer from the placement service at {self._where}: {_short(error)}") from error
+            raise Unavailable(f"no answer from the placement service at {self._where}: {reason(error)}") from error
         if response.status >= BAD:
             told = _json(response.read())
             connection.close()
@@ -76,7 +76,7 @@ class Rest:
     def _connection(self) -> http.client.HTTPConnection:
         client = self._settings.client
         if not client.url:
-            return _Unix(self._settings.scheduler.socket)
+            return Connection(self._settings.scheduler.socket, CONNECT)
         parts = urlsplit(client.url)
         if parts.scheme != "https" or not parts.hostname:
             raise InvalidRequest(f"settings: client.url {client.url!r}: https://HOST:PORT")
@@ -84,19 +84,8 @@ class Rest:
             context = ssl.create_default_context(cafile=client.ca)
             context.load_cert_chain(client.cert, client.key)
         except OSError as error:
-            raise InvalidRequest(f"settings: client.ca, client.cert or client.key: {_short(error)}") from error
+            raise InvalidRequest(f"settings: client.ca, client.cert or client.key: {reason(error)}") from error
         return http.client.HTTPSConnection(parts.hostname, parts.port or 443, timeout=CONNECT, context=context)
-
-
-class _Unix(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=CONNECT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(CONNECT)
-        self.sock.connect(self._path)
 
 
 def _json(text: bytes) -> Any:
@@ -104,7 +93,3 @@ def _json(text: bytes) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise Unavailable(f"the placement service answers {text[:100]!r}") from error
-
-
-def _short(error: BaseException) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

@@ -10,12 +10,15 @@ from typing import Any
 from qnet.errors import Conflict, Unavailable
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
+    """A connection to the server behind a unix socket."""
+
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
+        """Connect, with the deadline of each step."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
@@ -67,13 +70,17 @@ def _answer(path: str, method: str, url: str, timeout: float) -> str:
 
 
 def _ask(path: str, method: str, url: str, timeout: float, body: str | None = None) -> tuple[int, str]:
-    connection = _Connection(path, timeout)
+    connection = Connection(path, timeout)
     try:
         connection.request(method, url, body)
         response = connection.getresponse()
         return response.status, response.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Unavailable(f"no answer to {url}: {reason.lower()}") from error
+        raise Unavailable(f"no answer to {url}: {reason(error)}") from error
     finally:
         connection.close()
+
+
+def reason(error: BaseException) -> str:
+    """Why there is no answer, in a few words."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from qnet import schema
 from qnet.addresses.model import IPAddress, IPNetwork, PoolId
-from qnet.addresses.openpool import OpenPool, Stored
+from qnet.addresses.openpool import OpenPool, Pools, Stored
 from qnet.addresses.records import mac_record, without_mac
 from qnet.errors import Conflict, NotFound
 from qnet.schema import AddressRecord, MacRecord, UseRecord
@@ -44,9 +44,8 @@ class Repository:
         self.store = store
         self.host = host
         self._commit = commit
-        self._rng = rng
+        self._pools = Pools(store, host, rng)
         self._resting = RollingLease(store, ttl=rest, window=REST_WINDOW)
-        self._open: dict[tuple[str, IPNetwork], OpenPool] = {}
         self._noted: set[tuple[str, IPNetwork]] = set()
         self._lock = threading.Lock()
 
@@ -57,25 +56,11 @@ class Repository:
             NotFound: there is no such pool.
             Unavailable: the store cannot be reached.
         """
-        pool = self._open.get((tenant, subnet))
-        if pool is not None:
-            return pool
-        fresh = OpenPool(self.store, tenant, subnet, self.host, self._rng)
-        try:
-            fresh.load()
-        except BaseException:
-            fresh.close()
-            raise
-        with self._lock:
-            pool = self._open.setdefault((tenant, subnet), fresh)
-        if pool is not fresh:
-            fresh.close()
-        return pool
+        return self._pools.open(tenant, subnet)
 
     def opened(self) -> tuple[OpenPool, ...]:
         """The pools that this host follows."""
-        with self._lock:
-            return tuple(self._open.values())
+        return self._pools.all()
 
     def note(self, tenant: str, subnet: IPNetwork) -> None:
         """This host may have something in a pool that it does not follow, or soon not any more."""
@@ -85,15 +70,12 @@ class Repository:
     def followed(self) -> set[tuple[str, IPNetwork]]:
         """The pools that this host follows, and those noted since the last call."""
         with self._lock:
-            found, self._noted = self._noted | self._open.keys(), set()
-        return found
+            noted, self._noted = self._noted, set()
+        return noted | {(pool.tenant, pool.subnet) for pool in self._pools.all()}
 
     def forget(self, tenant: str, subnet: IPNetwork) -> None:
         """Stop following a pool."""
-        with self._lock:
-            pool = self._open.pop((tenant, subnet), None)
-        if pool is not None:
-            pool.close()
+        self._pools.forget(tenant, subnet)
 
     def read(self, pool: OpenPool, address: IPAddress) -> Stored | None:
         """The record as the store has it now."""

@@ -28,6 +28,51 @@ class Stored:
     revision: int
 
 
+class Pools:
+    """The pools that a process follows, each read on first use. Safe for many threads."""
+
+    def __init__(self, store: Store, host: str, rng: random.Random) -> None:
+        self._store = store
+        self._host = host
+        self._rng = rng
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, IPNetwork], OpenPool] = {}
+
+    def open(self, tenant: str, subnet: IPNetwork) -> OpenPool:
+        """The pool, read on first use.
+
+        Raises:
+            NotFound: there is no such pool.
+            Unavailable: the store cannot be reached.
+        """
+        pool = self._open.get((tenant, subnet))
+        if pool is not None:
+            return pool
+        fresh = OpenPool(self._store, tenant, subnet, self._host, self._rng)
+        try:
+            fresh.load()
+        except BaseException:
+            fresh.close()
+            raise
+        with self._lock:
+            pool = self._open.setdefault((tenant, subnet), fresh)
+        if pool is not fresh:
+            fresh.close()
+        return pool
+
+    def all(self) -> tuple[OpenPool, ...]:
+        """Those that are followed."""
+        with self._lock:
+            return tuple(self._open.values())
+
+    def forget(self, tenant: str, subnet: IPNetwork) -> None:
+        """Stop following a pool."""
+        with self._lock:
+            pool = self._open.pop((tenant, subnet), None)
+        if pool is not None:
+            pool.close()
+
+
 class OpenPool:
     """A pool that this host uses: a copy of its contents, fed by a watch, and what is free by it."""
 

@@ -12,6 +12,7 @@ import docker
 import requests
 
 from qnet.errors import Conflict, QnetError, Unavailable
+from scheduler.engines import said
 from scheduler.model import Network
 from scheduler.translate import network_body
 
@@ -80,7 +81,7 @@ class Dockerd:
                 f"{client.base_url}/v{client.api_version}/networks/create", json=network_body(network)
             )
             if not response.ok:
-                raise Conflict(f"network {network.name}: {_said(response)}")
+                raise Conflict(f"network {network.name}: {said(response)}")
 
     def remove_network(self, network: str) -> None:
         """Remove a network by its id; one that is gone is no error. Raises Conflict: it is in use; Unavailable."""
@@ -127,10 +128,3 @@ class Dockerd:
         finally:
             if client is not None:
                 client.close()
-
-
-def _said(response: Any) -> str:
-    try:
-        return str(response.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        return str(response.text)[:200]

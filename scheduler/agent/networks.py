@@ -50,46 +50,43 @@ class ClusterNetworks:
         """Stop following."""
         self._cache.close()
 
-    def compare(self) -> bool:
-        """Make what is missing and remove what is too much; whether anything was done. Raises Unavailable."""
+    def compare(self) -> None:
+        """Make what is missing and remove what is too much. Raises Unavailable."""
         if not self._cache.synced:
-            return False
+            return
         wanted = [schema.decode(kv.value, Network, name) for name, kv in self._cache.items()]
         there = {entry["Name"]: entry for entry in self._engine.networks()}
         ids = {network.id for network in wanted}
-        parents, done = self._parents(), False
+        parents = self._parents()
         unknown = {known: entry for entry in there.values() if (known := _id(entry)) and known not in ids}
         # the first host has a network a moment before the cluster has it
         for known in {*self._strays.overdue(unknown), *(unknown.keys() & self._had)}:
-            done |= self._remove(unknown[known])
+            self._remove(unknown[known])
             there = {name: entry for name, entry in there.items() if _id(entry) != known}
         self._had |= ids
         for network in wanted:
             if network.name not in there and network.parents <= parents.keys():
-                done |= self._make(network)
-        return done
+                self._make(network)
 
-    def _make(self, network: Network) -> bool:
+    def _make(self, network: Network) -> None:
         try:
             self._engine.create_network(network)
         except Conflict as error:
             if self._refused.get(network.id) != str(error):
                 logger.error("the cluster's %s", error)
             self._refused[network.id] = str(error)
-            return False
+            return
         self._refused.pop(network.id, None)
         logger.info("network %s made, as the cluster has it", network.name)
-        return True
 
-    def _remove(self, entry: Mapping[str, Any]) -> bool:
+    def _remove(self, entry: Mapping[str, Any]) -> None:
         try:
             self._engine.remove_network(entry["Id"])
         except Conflict as error:
             logger.warning("network %s of the cluster is gone, but stays here: %s", entry["Name"], error)
-            return False
+            return
         metrics.REPAIRS.labels("network of the cluster").inc()
         logger.info("network %s removed: the cluster does not have it any more", entry["Name"])
-        return True
 
     def _changed(self, _: list[Change]) -> None:
         self._heard()

@@ -41,28 +41,21 @@ class Registration:
         self._links = links
         self._name = config.host.name
         self._since = now
-        self._machine = self._vitals = b""
+        self._machine: Machine | None = None
+        self._written: dict[str, bytes] = {}
         self.keeper = LeaseKeeper(store, config.agent.down_after, self._leased)
         host, port = parse_listen(config.agent.listen)
         self._url = config.agent.address or f"{socket.getfqdn() if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
 
-    def tell(self) -> Machine:
+    def tell(self) -> None:
         """Write down what this host is, if that has changed. Raises Unavailable: the store or the engine is away."""
-        machine = self._found()
-        text = schema.encode(machine)
-        if text != self._machine:
-            self._store.put(key(MACHINES, self._name), text)
-            self._machine = text
-        return machine
+        self._machine = self._found()
+        self._write(MACHINES, self._machine)
 
     def tell_trouble(self, trouble: str) -> None:
         """The engine does not answer: nothing can be placed here."""
-        if self._machine:
-            known = schema.decode(self._machine, Machine)
-            text = schema.encode(msgspec.structs.replace(known, trouble=(trouble,)))
-            if text != self._machine:
-                self._store.put(key(MACHINES, self._name), text)
-                self._machine = text
+        if self._machine is not None:
+            self._write(MACHINES, msgspec.structs.replace(self._machine, trouble=(trouble,)))
 
     def tell_vitals(self, usage: Usage) -> None:
         """Write down how it is doing. Raises Unavailable."""
@@ -74,10 +67,13 @@ class Registration:
             images=frozenset(self._engine.images()),
             failures=usage.failures,
         )
-        text = schema.encode(vitals)
-        if text != self._vitals:
-            self._store.put(key(VITALS, self._name), text)
-            self._vitals = text
+        self._write(VITALS, vitals)
+
+    def _write(self, kind: str, record: msgspec.Struct) -> None:
+        text = schema.encode(record)
+        if text != self._written.get(kind):
+            self._store.put(key(kind, self._name), text)
+            self._written[kind] = text
 
     def _leased(self, lease: int) -> None:
         if lease:

@@ -124,15 +124,13 @@ def pump(one: socket.socket, other: socket.socket) -> None:
         sock.setblocking(False)
     with selectors.DefaultSelector() as selector:
         while not all(way.closed for way in ways):
-            selector_wait(selector, one, other, ways)
+            _wait(selector, one, other, ways)
             for way in ways:
                 way.read()
                 way.write()
 
 
-def selector_wait(
-    selector: selectors.BaseSelector, one: socket.socket, other: socket.socket, ways: tuple[_Way, _Way]
-) -> None:
+def _wait(selector: selectors.BaseSelector, one: socket.socket, other: socket.socket, ways: tuple[_Way, _Way]) -> None:
     """Sleep until one of the sockets can go on."""
     there, back = ways
     pending = isinstance(one, ssl.SSLSocket) and one.pending() and len(there.waiting) < MOST

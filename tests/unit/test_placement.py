@@ -17,7 +17,7 @@ from scheduler.feasible import Case, refusal, said
 from scheduler.fleet import Fleet
 from scheduler.model import Container, Machine, Policy, Request, Vitals
 from scheduler.place import explain, place
-from scheduler.rank import score
+from scheduler.rank import ranker
 from scheduler.rules import Affinity, Constraint, Pattern, Spread, parse
 
 GIB = 1 << 30
@@ -382,7 +382,7 @@ def played(machines: Iterable[Machine], steps: Sequence[Request | Stay], seed: i
             continue
         assert host in could
         chosen = next(one for one in verdicts if one.host == host)
-        assert chosen.score == pytest.approx(score(Case(known, step), known.machines[host]))
+        assert chosen.score == pytest.approx(ranker(Case(known, step))(known.machines[host]))
         known.put(step.on(host))
         went.append(host)
     return known, went
