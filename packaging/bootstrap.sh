@@ -2,7 +2,7 @@
 # Installs what qnet's tests, demo and benchmarks need on a Debian 12 machine, as root:
 #   packaging/bootstrap.sh           Debian packages and the virtual environment .venv
 #   packaging/bootstrap.sh engines   the same, and the Docker engines of Debian 13 and unstable in build/engines, with
-#                                    Debian 13's `docker compose`
+#                                    Debian 13's `docker compose` and `docker buildx`
 #   packaging/bootstrap.sh vm        the first, and what builds and runs the virtual machines of tests/vm
 # It checks first and acts on what is missing only: a second run does nothing and needs no network.
 # No service is started or enabled, and a Docker that the machine has already is left as it is.
@@ -207,7 +207,7 @@ fetch_engine() {
 fetch_engines() {
     fetch_engine debian13 trixie docker.io containerd
     fetch_engine unstable unstable docker.io containerd
-    fetch_engine compose trixie docker-compose  # no engine, but a plugin of the docker command
+    fetch_engine cli-plugins trixie docker-compose docker-buildx  # no engine, but plugins of the docker command
 }
 
 main() {

@@ -40,7 +40,7 @@ def server_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
     return context
 
 
-def peer_of(connection: ssl.SSLSocket) -> Peer | None:
+def peer_of(connection: ssl.SSLSocket | ssl.SSLObject) -> Peer | None:
     """Whose certificate the other end has shown and proved; None: it names no role."""
     certificate: Mapping[str, Any] = connection.getpeercert() or {}
     subject = {name: value for part in certificate.get("subject", ()) for name, value in part}

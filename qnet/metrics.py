@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 CALLS = Histogram(
     "qnet_plugin_call_seconds",
@@ -19,3 +19,4 @@ CONFLICTS = Counter("qnet_ipam_conflicts_total", "Addresses in use here whose re
 API = Histogram("qnet_scheduler_request_seconds", "Time to answer a call of the placement service", ["call"])
 PLACED = Counter("qnet_scheduler_placements_total", "Containers that were given a host", ["tenant"])
 REFUSED = Counter("qnet_scheduler_refusals_total", "Run requests that came to nothing", ["kind"])
+STREAMS = Gauge("qnet_gateway_connections", "Connections of clients to the front")

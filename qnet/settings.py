@@ -149,6 +149,22 @@ class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: dict[str, float] = {}
 
 
+class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The front, Docker's API for the fleet. It places with the settings of `[scheduler]`, and reaches agents with the
+    certificates there.
+
+    `group` may use the socket too, which is as much as being an operator. At `listen` (HOST:PORT) it serves whoever
+    shows a certificate of an operator or tenant; empty: nobody.
+    """
+
+    socket: str = "/run/qnet/docker.sock"
+    group: str = ""
+    listen: str = ""
+    ca: str = "/etc/qnet/tls/ca.pem"
+    cert: str = "/etc/qnet/tls/scheduler.pem"
+    key: str = "/etc/qnet/tls/scheduler.key"
+
+
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the command `qnet` finds the placement service: `url`, https://HOST:PORT, with a certificate of an operator
     or tenant; empty: the socket of this host."""
@@ -184,6 +200,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenants: Tenants = Tenants()
     agent: Agent = Agent()
     scheduler: Scheduler = Scheduler()
+    gateway: Gateway = Gateway()
     client: Client = Client()
     log: Log = Log()
 

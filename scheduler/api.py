@@ -261,6 +261,7 @@ class Api:
             auth=asked.auth,
             start=asked.start,
             operator=call.caller.operator,
+            powers=call.caller.operator or self._view.trusts(tenant),
         )
 
     def _ran(self, call: Call, run: Run, ran: Ran) -> None:

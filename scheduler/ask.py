@@ -18,6 +18,7 @@ from scheduler.translate import NAME as NAME_LABEL
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")  # dockerd's own, with an end
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}")
+CONTAINER = "container:"  # of a network: another container's
 BUILT_IN = frozenset({"", "default", "bridge", "host", "none", "nat"})
 IP, STICKY, ANY = "qnet.ip", "sticky", "any"
 NONE = "none"
@@ -66,6 +67,8 @@ def ask(
     known: Known,
     *,
     operator: bool,
+    powers: bool,
+    beside: bool = False,
     hold: int,
     disk: int = 0,
     group: str = "",
@@ -75,7 +78,9 @@ def ask(
     Args:
         body: what makes a container in Docker's API.
         wishes: networks on top of those that the body names.
-        operator: whether the caller may have what gives power over a host.
+        operator: whether the caller may name what belongs to others.
+        powers: whether the container may have what gives power over its host.
+        beside: whether it is placed beside a container whose network it may share.
         hold: seconds for which addresses are held for the name.
         disk: bytes that a host must have free, if the request does not ask for more (`--storage-opt size=`).
         group: what it is spread with, if its labels do not say.
@@ -89,13 +94,17 @@ def ask(
     image = _text(config, "Image")
     if not IMAGE.fullmatch(image):
         raise InvalidRequest(f"Image {image[:64]!r}: give the name of an image")
-    if not operator:
+    if not powers:
         check_allowed(config, limits)
     labels, rules = _labelled(config, tenant)
     wanted = _wishes(config, limits, wishes)
-    _check_networks(wanted, tenant, known, operator)
+    shared = beside and any(network.startswith(CONTAINER) for network in wanted)
+    if shared:
+        wanted = {}
+    else:
+        _check_networks(wanted, tenant, known, operator)
     ours = {network: address for network, address in wanted.items() if network not in BUILT_IN}
-    volumes = _volumes(config, limits, operator)
+    volumes = _volumes(limits, powers)
     for volume in volumes:
         _check_volume(volume, tenant, known, operator)
     cluster = [found for network in ours if (found := known.network(network))]
@@ -186,8 +195,8 @@ def _wishes(config: Mapping[str, Any], limits: Mapping[str, Any], wishes: Iterab
 def _check_networks(wanted: Iterable[str], tenant: str, known: Known, operator: bool) -> None:
     names = list(wanted) or [""]
     for name in names:
-        if name.startswith("container:"):
-            raise InvalidRequest(f"network {name[:64]}: a container of the fleet cannot share another's network")
+        if name.startswith(CONTAINER):
+            raise InvalidRequest(f"network {name[:64]}: only the front (DOCKER_HOST) places beside another container")
         if name in BUILT_IN:
             if not operator and name != NONE:
                 raise InvalidRequest(
@@ -215,7 +224,7 @@ def _whose(what: str, name: str, owner: str | None, tenant: str) -> str:
     return f"{what} {name} belongs to tenant {owner}, the container to {tenant}: add --tenant {owner}"
 
 
-def _volumes(config: Mapping[str, Any], limits: Mapping[str, Any], operator: bool) -> tuple[str, ...]:
+def _volumes(limits: Mapping[str, Any], powers: bool) -> tuple[str, ...]:
     """The named volumes; a folder of the host is for operators."""
     found: dict[str, None] = {}
     for bind in _list(limits, "Binds"):
@@ -224,15 +233,15 @@ def _volumes(config: Mapping[str, Any], limits: Mapping[str, Any], operator: boo
             found[source] = None
         elif source.startswith("/") and ":" not in bind:
             continue  # an anonymous volume
-        elif not operator or not source.startswith("/"):
-            raise InvalidRequest(f"mount {bind[:64]!r}: give VOLUME:PATH; folders of hosts are for operators")
+        elif not powers or not source.startswith("/"):
+            raise InvalidRequest(f"mount {bind[:64]!r}: give VOLUME:PATH; folders of hosts are for trusted tenants")
     for mount in limits.get("Mounts") or ():
         kind, source = mount.get("Type"), mount.get("Source") or ""
         if kind == "volume" and source:
             if not SOURCE.fullmatch(source):
                 raise InvalidRequest(f"volume {source[:64]!r}: letters, digits, _ . and -")
             found[source] = None
-        elif kind not in ("volume", "tmpfs") and not operator:
+        elif kind not in ("volume", "tmpfs") and not powers:
             raise InvalidRequest(f"mount of type {str(kind)[:32]!r}: volume and tmpfs are allowed")
     return tuple(found)
 

@@ -8,17 +8,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from random import Random
+from urllib.parse import quote
 
 import msgspec
 
 from qnet import schema
 from qnet.errors import Ambiguous, Conflict, Exhausted, Unavailable
-from qnet.store.base import Event, Get, KeyValue, Put, Store, Transactor, Txn, absent
+from qnet.store.base import Delete, Event, Get, KeyValue, Put, Store, Transactor, Txn, absent
 from scheduler.addresses import Addresses, Offer
 from scheduler.model import Container, Request
 from scheduler.place import Busy
 from scheduler.records import Records
-from scheduler.view import CONTAINERS, Decision, View, key
+from scheduler.view import CONTAINERS, IMAGES, MADE, Decision, View, key
 
 ATTEMPTS = 30
 PATIENCE = 5.0  # seconds that a decision waits for others of this process on the only hosts that it can take
@@ -107,6 +108,54 @@ class Desk:
             return None
         self._view.apply(found[1])
         return found[0]
+
+    def check_start(self, container: Container) -> None:
+        """A container that stands still is to run: what it takes counts again for its tenant, if that has limits.
+
+        Raises:
+            Exhausted: the tenant may not take so much more.
+            Unavailable
+        """
+        if not container.running and self._view.limited(container.tenant):
+            self.resize(container, msgspec.structs.replace(container, running=True))
+
+    def resize(self, container: Container, wanted: Container) -> None:
+        """A container takes more, or less, than it did. Raises as `check_start`, for its host's room too."""
+        for _ in range(ATTEMPTS):
+            decision = self._view.decide_change(container, wanted)
+
+            def change(there: Container) -> Container:
+                fresh = {name: getattr(wanted, name) for name in ("cpus", "memory", "pids", "running")}
+                return msgspec.structs.replace(there, **fresh)
+
+            books = tuple(Put(book, container.id.encode()) for book in decision.books)
+            found = self._records.amend(container, change, decision.still, books)
+            if found is not None:
+                self._view.apply(found[1])
+                return
+            if self._view.container(container.name) is None:
+                return
+            self._view.catch_up()
+        raise Unavailable(f"container {container.name}: others were faster {ATTEMPTS} times: try again")
+
+    def grant(self, tenant: str, image: str, *, made: bool) -> None:
+        """A tenant has brought an image, by this name or id. Raises Unavailable."""
+        where, value = _right(tenant, image), MADE if made else b"pulled"
+        there = self._store.get(where)
+        if there is None or there.value != value:
+            revision = self._store.put(where, value)
+            self._view.apply(Event(where, value, revision, revision))
+
+    def revoke(self, tenant: str, image: str) -> None:
+        """It has it no more. Raises Unavailable."""
+        where = _right(tenant, image)
+        self._view.catch_up(self._store.txn(Txn((), (Delete(where),))).revision)
+
+    def rename(self, container: Container, name: str) -> Container:
+        """Give a container another name. Raises Conflict: it is taken; NotFound: it is gone; Unavailable."""
+        renamed, events = self._records.rename(container, name)
+        self._view.apply(*events)
+        return renamed
 
     def remove(self, container: Container, *, hold: bool = True) -> None:
         """Take a container back, unless it was placed anew; one that is gone is no error. Raises Unavailable."""
@@ -201,6 +250,10 @@ class Desk:
             self._view.apply(Event(found.key, found.value, found.create_revision, found.mod_revision))
             return there
         return None
+
+
+def _right(tenant: str, image: str) -> str:
+    return key(IMAGES, f"{quote(image, '')}/{tenant}")
 
 
 def _one(found: object) -> KeyValue | None:

@@ -1,4 +1,4 @@
-"""Puts the placement service together."""
+"""Puts a process that places together, and the placement service."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import random
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qnet import clock
 from qnet.connect import open_store
 from qnet.errors import InvalidRequest, QnetError
 from qnet.settings import Scheduler, Settings
+from qnet.store.base import Store
 from qnet.store.commit import GroupCommit
 from qnet.store.recipes import LeaseKeeper
 from scheduler.addresses import Addresses
@@ -39,31 +41,46 @@ AGAIN = 1.0
 WEIGHTS = ("room", "now", "hours", "image", "failures", "wishes", "apart")
 
 
-def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
-    """The application and what stops it. Raises InvalidRequest: the settings."""
-    own, store, replica = config.scheduler, open_store(config.etcd), f"{config.host.name}-{secrets.token_hex(4)}"
+@dataclass(frozen=True)
+class Replica:
+    """A process that places: what it knows, and what it can do."""
+
+    view: View
+    desk: Desk
+    engines: Engines
+    runs: Runs
+    networks: Networks
+    known: Cluster
+    audit: Audit
+    random: random.Random
+    store: Store
+    start: Callable[[], None]
+    stop: Callable[[], None]
+
+
+def replica(config: Settings) -> Replica:
+    """Put one together; it follows the store from when that can be reached on. Raises InvalidRequest: the settings."""
+    own, store, name = config.scheduler, open_store(config.etcd), f"{config.host.name}-{secrets.token_hex(4)}"
     view, rng = View(store, policy_of(own)), random.Random()  # noqa: S311 - spreads load, guards nothing
     addresses = Addresses(store, config.ipam.rest, clock.now, rng)
-    desk = Desk(store, GroupCommit(store), view, addresses, clock.now, rng, replica)
-    engines = Engines(own)
-    runs = Runs(desk, view, engines, Cluster(store, view), own.hold, int(own.disk_free * (1 << 30)))
-    reconciler = Reconciler(view, desk, runs, engines, replica)
+    desk = Desk(store, GroupCommit(store), view, addresses, clock.now, rng, name)
+    engines, known = Engines(own), Cluster(store, view)
+    runs = Runs(desk, view, engines, known, own.hold, int(own.disk_free * (1 << 30)))
+    reconciler = Reconciler(view, desk, runs, engines, name)
     try:
         audit = Audit(own.audit, clock.now)
     except OSError as error:
         raise InvalidRequest(f"scheduler.audit {own.audit}: {error.strerror}") from error
     networks = Networks(store, view, engines, addresses, clock.now)
-    api = Api(view, runs, Hosts(store, view, desk), networks, audit, engines)
     stopping = threading.Event()
 
     def alive(lease: int) -> None:
         if lease:
-            store.put(key(REPLICAS, replica), clock.now().encode(), lease=lease)
+            store.put(key(REPLICAS, name), clock.now().encode(), lease=lease)
 
     keeper = LeaseKeeper(store, TTL, alive)
 
     def begin() -> None:
-        """Follow the store, from when it can be reached on."""
         while not stopping.is_set():
             try:
                 view.start()
@@ -74,7 +91,8 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
                 logger.warning("nothing can be placed yet: %s", error)
                 stopping.wait(AGAIN)
 
-    threading.Thread(target=begin, name="begin", daemon=True).start()
+    def start() -> None:
+        threading.Thread(target=begin, name="begin", daemon=True).start()
 
     def stop() -> None:
         stopping.set()
@@ -86,7 +104,16 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
         view.close()
         store.close()
 
-    return create_app(api.routes()), stop
+    return Replica(view, desk, engines, runs, networks, known, audit, rng, store, start, stop)
+
+
+def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
+    """The REST API's application, and what stops it. Raises InvalidRequest: the settings."""
+    made = replica(config)
+    hosts = Hosts(made.store, made.view, made.desk)
+    api = Api(made.view, made.runs, hosts, made.networks, made.audit, made.engines)
+    made.start()
+    return create_app(api.routes()), made.stop
 
 
 def policy_of(own: Scheduler) -> Policy:

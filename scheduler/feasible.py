@@ -30,7 +30,7 @@ class Miss(msgspec.Struct, frozen=True):
 
 def tagged(image: str) -> str:
     """An image's name as engines list it."""
-    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+    return image if not image or "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 class Case:
@@ -53,7 +53,8 @@ class Case:
     def hosts(self) -> Class:
         """The hosts that could take it if they had room."""
         request = self.request
-        kind: Kind = (request.tenant, request.platform, request.parents, request.networks, request.pinned, self.hard)
+        of_host = (request.hosts, request.parents, request.networks, request.pinned, self.hard)
+        kind: Kind = (request.tenant, request.platform, *of_host)
         return self.fleet.suiting(kind, lambda machine: next(_unfit(self, machine), None) is None)
 
     def suits(self, name: str) -> bool:
@@ -106,6 +107,8 @@ def _unfit(case: Case, machine: Machine) -> Iterator[Miss]:
         yield Miss("trouble", part)
     if machine.tenants and request.tenant not in machine.tenants:
         yield Miss("tenant", request.tenant)
+    if request.hosts and machine.name not in request.hosts:
+        yield Miss("host", ", ".join(sorted(request.hosts)))
     if request.platform and request.platform != machine.platform:
         yield Miss("platform", request.platform)
     for parent in sorted(request.parents - machine.parents):
@@ -124,6 +127,7 @@ PHRASES: Mapping[str, tuple[str, str]] = {
     "down": ("is down", "are down"),
     "trouble": ("has trouble with {}", "have trouble with {}"),
     "tenant": ("is not for tenant {}", "are not for tenant {}"),
+    "host": ("is not {}", "are not {}"),
     "platform": ("is not {}", "are not {}"),
     "parent": ("has no parent {}", "have no parent {}"),
     "network": ("does not have network {}", "do not have network {}"),

@@ -89,6 +89,8 @@ class Fleet:
         self.vitals: dict[str, Vitals] = {}
         self.loads: dict[str, Load] = {}
         self.containers: dict[str, Container] = {}
+        self._ids: dict[str, str] = {}
+        """Names of containers by the engines' ids."""
         self._tenants: dict[str, list[int]] = {}
         """What the running containers of each take: CPUs, memory; and how many it has, stopped ones too."""
         self._hosts: dict[Trait, Counts] = {}
@@ -128,13 +130,23 @@ class Fleet:
         """A container is there, or is not what it was."""
         self.remove(container.name)
         self.containers[container.name] = container
+        if container.id:
+            self._ids[container.id] = container.name
         self._count(container, 1)
 
     def remove(self, name: str) -> None:
         """A container is gone; one that is not known is no error."""
         container = self.containers.pop(name, None)
         if container is not None:
+            if self._ids.get(container.id) == name:
+                del self._ids[container.id]
             self._count(container, -1)
+
+    def by_id(self, prefix: str) -> list[Container]:
+        """The container of that id, or those whose ids begin like that."""
+        if prefix in self._ids:
+            return [self.containers[self._ids[prefix]]]
+        return [self.containers[name] for id_, name in self._ids.items() if prefix and id_.startswith(prefix)]
 
     def load(self, host: str) -> Load:
         """What a host's containers take."""

@@ -33,6 +33,11 @@ class Cluster:
         kv = self._store.get(schema.volume_key(name))
         return schema.decode(kv.value, VolumeRecord, kv.key).tenant if kv else None
 
+    def volumes_of(self, tenant: str) -> frozenset[str]:
+        """The names of a tenant's shared volumes. Raises Unavailable."""
+        records = (schema.decode(kv.value, VolumeRecord, kv.key) for kv in self._store.range(schema.VOLUMES).kvs)
+        return frozenset(record.name for record in records if record.tenant == tenant)
+
     def pinned(self, name: str) -> bool:
         """Whether a volume is on some hosts only."""
         return any(name in machine.volumes for machine in self._view.machines())

@@ -164,9 +164,10 @@ class Load(msgspec.Struct, frozen=True, gc=False):
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One container to be placed.
 
-    `networks`: those that its host must have. `parents`: what its networks stand on. `pinned`: volumes that are on some
-    hosts only. `disk`: bytes that must be free. `wanted`: addresses that are to be kept for it, by network: a fixed
-    one, or `auto`. `hold`: for how many seconds they are kept for its name afterwards.
+    `hosts`: it must be one of them, none named: any. `networks`: those that its host must have. `parents`: what its
+    networks stand on. `pinned`: volumes that are on some hosts only. `disk`: bytes that must be free. `wanted`:
+    addresses that are to be kept for it, by network: a fixed one, or `auto`. `hold`: for how many seconds they are kept
+    for its name afterwards.
     """
 
     name: str
@@ -178,6 +179,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pids: int = 0
     disk: int = 0
     ports: tuple[Port, ...] = ()
+    hosts: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
     parents: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()

@@ -144,7 +144,7 @@ class Networks:
         own = {"tenant": owner} if owner != DEFAULT else {}
         return Network(
             name=asked.name,
-            id=secrets.token_hex(8),
+            id=secrets.token_hex(32),  # as long as the ids of engines
             since=self._now(),
             tenant=owner,
             driver=DRIVER,

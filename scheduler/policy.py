@@ -32,10 +32,12 @@ def check_allowed(config: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
     """
     for field, value in sorted(limits.items()):
         if field not in ALLOWED and not _says_nothing(value) and value not in DEFAULTS.get(field, ()):
-            raise InvalidRequest(f"HostConfig.{field} is for operators; tenants may set {', '.join(sorted(ALLOWED))}")
+            raise InvalidRequest(
+                f"HostConfig.{field} is for trusted tenants; others may set {', '.join(sorted(ALLOWED))}"
+            )
     for field in MAC:
         if config.get(field):
-            raise InvalidRequest(f"{field} is for operators")
+            raise InvalidRequest(f"{field} is for trusted tenants")
 
 
 def _says_nothing(value: Any) -> bool:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 from qnet import schema
-from qnet.errors import NotFound, Unavailable
-from qnet.store.base import Delete, Event, Get, KeyValue, Put, Store, Transactor, Txn, TxnResult, unchanged
+from qnet.errors import Conflict, NotFound, Unavailable
+from qnet.store.base import (
+    Compare,
+    Delete,
+    Event,
+    Get,
+    KeyValue,
+    Put,
+    Store,
+    Transactor,
+    Txn,
+    TxnResult,
+    absent,
+    unchanged,
+)
 from scheduler.addresses import Addresses
 from scheduler.model import Container
 from scheduler.view import CONTAINERS, key
@@ -27,8 +42,18 @@ class Records:
         kv = self._store.get(key(CONTAINERS, name))
         return (schema.decode(kv.value, Container, kv.key), kv) if kv else (None, None)
 
-    def amend(self, container: Container, change: Callable[[Container], Container]) -> tuple[Container, Event] | None:
-        """Change a container, unless it is gone or was placed anew: None. Raises Unavailable."""
+    def amend(
+        self,
+        container: Container,
+        change: Callable[[Container], Container],
+        still: Iterable[Compare] = (),
+        also: Iterable[Put] = (),
+    ) -> tuple[Container, Event] | None:
+        """Change a container, unless it is gone or was placed anew, or something else is not so any more: None.
+
+        Raises:
+            Unavailable
+        """
         for _ in range(TRIES):
             there, kv = self.read(container.name)
             if there is None or kv is None or there.claim != container.claim or there.host != container.host:
@@ -37,9 +62,30 @@ class Records:
             if fresh == there:
                 return there, Event(kv.key, kv.value, kv.create_revision, kv.mod_revision)
             value = schema.encode(fresh)
-            done = self._commit.txn(Txn((unchanged(kv),), (Put(kv.key, value),)), repeatable=True)
+            txn = Txn((unchanged(kv), *still), (Put(kv.key, value), *also), (Get(kv.key),))
+            done = self._commit.txn(txn, repeatable=not also)
             if done.succeeded:
                 return fresh, Event(kv.key, value, kv.create_revision, done.revision)
+            found = done.results[0] if done.results else None
+            if still and isinstance(found, tuple) and found and found[0].mod_revision == kv.mod_revision:
+                return None  # it is not the record that has changed
+        raise Unavailable(f"container {container.name}: its record kept changing; try again")
+
+    def rename(self, container: Container, name: str) -> tuple[Container, tuple[Event, ...]]:
+        """Give it another name. Raises Conflict: that is taken; NotFound: it is gone, or placed anew; Unavailable."""
+        for _ in range(TRIES):
+            there, kv = self.read(container.name)
+            if there is None or kv is None or there.claim != container.claim or there.host != container.host:
+                raise NotFound(f"container {container.name} is not there any more")
+            where, fresh = key(CONTAINERS, name), msgspec.structs.replace(there, name=name)
+            value = schema.encode(fresh)
+            ops = (Put(where, value), Delete(kv.key))
+            done = self._store.txn(Txn((absent(where), unchanged(kv)), ops, (Get(where),)))
+            if done.succeeded:
+                gone = Event(kv.key, b"", 0, done.revision, deleted=True)
+                return fresh, (gone, Event(where, value, done.revision, done.revision))
+            if done.results and done.results[0]:
+                raise Conflict(f"container name {name} is in use: choose another")
         raise Unavailable(f"container {container.name}: its record kept changing; try again")
 
     def drop(self, container: Container, *, hold: bool = True) -> Event | None:

@@ -16,7 +16,7 @@ from scheduler import translate
 from scheduler.ask import NAME, Asked, Known, Wish, ask, with_addresses
 from scheduler.commit import Desk
 from scheduler.engines import Engines, ImageMissing
-from scheduler.model import Container, Machine
+from scheduler.model import Container, Machine, Request
 from scheduler.place import Verdict
 from scheduler.rules import HOST
 from scheduler.view import View
@@ -40,6 +40,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     auth: str = ""
     start: bool = True
     operator: bool = False
+    powers: bool = False
+    beside: bool = False
 
 
 class Ran(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,7 +80,7 @@ class Runs:
         Raises:
             InvalidRequest: the request makes no sense, nothing was begun.
         """
-        asked = self._asked(run)
+        asked = self.asked(run)
         if len(asked) == 1:
             found = [self._one(run, asked[0], done)]
         else:
@@ -87,7 +89,7 @@ class Runs:
 
     def explain(self, run: Run) -> list[Verdict]:
         """Where it would go, and what speaks for and against each host. Raises InvalidRequest."""
-        return self._view.explain(self._asked(run)[0].request)
+        return self._view.explain(self.asked(run)[0].request)
 
     def remove(self, name: str, tenant: str, *, force: bool, volumes: bool) -> Container:
         """Remove a container; its address is held for the next one of its name, if it was placed so.
@@ -101,7 +103,7 @@ class Runs:
             Unavailable: its host is down.
         """
         container = self.find(name, tenant)
-        host = self._up(container)
+        host = self.up(container)
         self._engines.remove(host, container.id or container.called, force=force, volumes=volumes)
         self._desk.remove(container)
         return container
@@ -109,8 +111,8 @@ class Runs:
     def find(self, name: str, tenant: str) -> Container:
         """A container by its name, or by its id or the beginning of it. Raises NotFound, Conflict: several."""
         found = self._view.container(name)
-        if found is None and len(name) >= 4:
-            several = [one for one in self._view.containers() if one.id.startswith(name) and tenant in ("", one.tenant)]
+        if found is None or tenant not in ("", found.tenant):
+            several = [one for one in self._view.by_id(name) if tenant in ("", one.tenant)]
             if len(several) > 1:
                 raise Conflict(f"container {name[:64]}: {len(several)} ids begin like that")
             found = several[0] if several else None
@@ -124,7 +126,8 @@ class Runs:
 
     # -- one container ---------------------------------------------------------------------------------------
 
-    def _asked(self, run: Run) -> list[Asked]:
+    def asked(self, run: Run) -> list[Asked]:
+        """Each of them by itself. Raises InvalidRequest: what is wrong."""
         if not 1 <= run.instances <= MOST:
             raise InvalidRequest(f"instances {run.instances}: 1 to {MOST}")
         base = run.name or f"{_base(str(run.container.get('Image') or 'container'))}-{secrets.token_hex(3)}"
@@ -139,6 +142,8 @@ class Runs:
                 run.platform,
                 self._known,
                 operator=run.operator,
+                powers=run.powers,
+                beside=run.beside,
                 hold=hold,
                 disk=self._disk,
                 group=base,
@@ -160,22 +165,53 @@ class Runs:
         done(ran)
         return ran
 
-    def _make(self, run: Run, asked: Asked) -> Container:
-        placed = self._desk.place(asked.request)
+    def begin(self, request: Request) -> Container:
+        """Place a container that this process makes now; `undo` or `confirm` ends that. Raises as `Desk.place`."""
+        placed = self._desk.place(request)
         with self._lock:
             self._making.add(placed.claim)
+        return placed
+
+    def confirm(self, placed: Container, created: str, *, running: bool) -> Container:
+        """It is made, and has this id. Raises Conflict: it was removed meanwhile; Unavailable."""
+        made = self._desk.confirm(placed, created, "running" if running else "created", running=running)
+        if made is None:
+            raise Conflict(f"container {placed.name} was removed while it was made")
+        self._no_more(placed)
+        return made
+
+    def there(self, host: Machine, container: Container) -> dict[str, Any] | None:
+        """All that the engine tells of a container; None: it has none. Raises Unavailable."""
+        return self._engines.inspect(host, container.id or container.called)
+
+    def undo(self, placed: Container) -> None:
+        """Leave nothing of it; what cannot be reached now, `reconcile` undoes."""
+        try:
+            host = self._view.machine(placed.host)
+            there = self._engines.inspect(host, placed.called)
+            if there is not None and translate.container(there, placed.host).claim == placed.claim:
+                self._engines.remove(host, there["Id"], force=True, volumes=True)
+            self._desk.remove(placed, hold=False)
+        except QnetError as error:
+            logger.warning("container %s is left to be undone: %s", placed.name, error)
+        finally:
+            self._no_more(placed)
+
+    def _no_more(self, placed: Container) -> None:
+        with self._lock:
+            self._making.discard(placed.claim)
+
+    def _make(self, run: Run, asked: Asked) -> Container:
+        placed = self.begin(asked.request)
         try:
             return self._on_host(run, asked, placed)
         except QnetError:
-            self._undo(placed)
+            self.undo(placed)
             raise
-        finally:
-            with self._lock:
-                self._making.discard(placed.claim)
 
     def _on_host(self, run: Run, asked: Asked, placed: Container) -> Container:
         host = self._view.machine(placed.host)
-        body, others = _bodies(asked, placed)
+        body, others = bodies(asked, placed)
         if run.pull == "always":
             self._pull(run, host, placed.image)
         try:
@@ -189,27 +225,14 @@ class Runs:
             self._engines.connect(host, network, created, settings)
         if run.start:
             self._engines.start(host, created)
-        made = self._desk.confirm(placed, created, "running" if run.start else "created", running=run.start)
-        if made is None:
-            raise Conflict(f"container {placed.name} was removed while it was made")
-        return made
+        return self.confirm(placed, created, running=run.start)
 
     def _pull(self, run: Run, host: Machine, image: str) -> None:
         for _ in self._engines.pull(host, image, run.auth, run.platform):
             pass
 
-    def _undo(self, placed: Container) -> None:
-        """Leave nothing; what cannot be reached now, `reconcile` undoes."""
-        try:
-            host = self._view.machine(placed.host)
-            there = self._engines.inspect(host, placed.called)
-            if there is not None and translate.container(there, placed.host).claim == placed.claim:
-                self._engines.remove(host, there["Id"], force=True, volumes=True)
-            self._desk.remove(placed, hold=False)
-        except QnetError as error:
-            logger.warning("container %s is left to be undone: %s", placed.name, error)
-
-    def _up(self, container: Container) -> Machine:
+    def up(self, container: Container) -> Machine:
+        """A container's host. Raises Unavailable: it is down."""
         try:
             host = self._view.machine(container.host)
         except NotFound:
@@ -222,7 +245,7 @@ class Runs:
         return host
 
 
-def _bodies(asked: Asked, placed: Container) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+def bodies(asked: Asked, placed: Container) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
     """What the engine is told, with the claim and the addresses."""
     kept = {network: [one.address for one in found] for network, found in placed.addresses.items()}
     own = {translate.CLAIM: placed.claim} | ({translate.NAME: placed.name} if placed.called != placed.name else {})

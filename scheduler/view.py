@@ -9,6 +9,7 @@ placement/containers/NAME  Container; names are unique in the cluster
 placement/ledgers/HOST     written with everything that takes something of a host; who decides compares its revision
 placement/groups/GROUP     the same for what is spread together with a limit
 placement/quotas/TENANT    the same for a tenant with limits
+placement/images/IMAGE/TENANT  what a tenant has brought, and so may use: `made` by itself, or pulled
 placement/replicas/ID      a process that places, under a lease
 """
 
@@ -18,8 +19,8 @@ import logging
 import threading
 from collections.abc import Collection, Mapping
 from random import Random
-from typing import NamedTuple
-from urllib.parse import quote
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -31,7 +32,7 @@ from qnet.store.cache import Change, PrefixCache
 from scheduler.fleet import Fleet
 from scheduler.model import Container, Load, Machine, Network, Orders, Policy, Request, Vitals
 from scheduler.place import Verdict, explain, place
-from scheduler.quota import check, limited
+from scheduler.quota import check, check_more, check_room, limited
 from scheduler.rules import HOST
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 PLACEMENT = schema.ROOT + "placement/"
 MACHINES, ALIVE, VITALS, ORDERS, NETWORKS = "machines/", "alive/", "vitals/", "orders/", "networks/"
 CONTAINERS, LEDGERS, GROUPS, QUOTAS, REPLICAS = "containers/", "ledgers/", "groups/", "quotas/", "replicas/"
+IMAGES, MADE = "images/", b"made"
+T = TypeVar("T")
+
 CURRENT = 5.0  # seconds to catch up with the store
 
 
@@ -68,6 +72,7 @@ class View:
         self._networks: dict[str, Network] = {}
         self._tenants: dict[str, TenantRecord] = {}
         self._replicas: set[str] = set()
+        self._rights: dict[str, dict[str, bool]] = {}
         self._revisions: dict[str, int] = {}  # of ledgers, groups, quotas and orders, as the fleet knows them
         self._cache = PrefixCache(store, PLACEMENT, self._hear)
         self._tenant_cache = PrefixCache(store, schema.TENANTS, self._hear_tenants)
@@ -106,6 +111,20 @@ class View:
             revisions = tuple(at_revision(book, self._revisions.get(book, 0)) for book in watched)
         return Decision(host, books, (*revisions, present(key(ALIVE, host))))
 
+    def decide_change(self, old: Container, new: Container) -> Decision:
+        """What has to be so that a container may take what another form of it takes. Raises Exhausted."""
+        with self._lock:
+            before = (old.cpus, old.memory) if old.running else (0, 0)
+            more = [now - was for now, was in zip((new.cpus, new.memory), before, strict=True)]
+            tenant, machine = self._tenants.get(new.tenant), self._fleet.machines.get(new.host)
+            if tenant is not None and new.running:
+                check_more(tenant, self._fleet.taken(new.tenant), 0, *more)
+            if machine is not None and old.running:
+                check_room(machine, self._fleet.load(new.host), self._fleet.policy, *more)
+            books = (key(LEDGERS, new.host), *((key(QUOTAS, new.tenant),) if limited(tenant) else ()))
+            still = tuple(at_revision(book, self._revisions.get(book, 0)) for book in books)
+        return Decision(new.host, books, still)
+
     def _books(self, request: Request, host: str) -> tuple[str, ...]:
         """The keys that are written whenever a host takes something like that."""
         found = [key(LEDGERS, host)]
@@ -121,6 +140,11 @@ class View:
         with self._lock:
             return explain(self._fleet, request)
 
+    def trusts(self, tenant: str) -> bool:
+        """Whether a tenant's containers may have power over hosts."""
+        found = self._tenants.get(tenant)
+        return found is not None and found.trusted
+
     def limited(self, tenant: str) -> bool:
         """Whether a tenant has limits that placement holds."""
         return limited(self._tenants.get(tenant))
@@ -135,6 +159,11 @@ class View:
     def container(self, name: str) -> Container | None:
         """The container of that name."""
         return self._fleet.containers.get(name)
+
+    def by_id(self, prefix: str) -> list[Container]:
+        """The container of that id, or those whose ids begin like that."""
+        with self._lock:
+            return self._fleet.by_id(prefix)
 
     def machines(self) -> list[Machine]:
         """All hosts, in no order."""
@@ -178,6 +207,10 @@ class View:
     def tenant(self, name: str) -> TenantRecord | None:
         """The tenant of that name."""
         return self._tenants.get(name)
+
+    def rights(self, image: str) -> Mapping[str, bool]:
+        """The tenants that have brought an image of that name or id; and whether they have made it."""
+        return self._rights.get(image, {})
 
     def replicas(self) -> frozenset[str]:
         """The processes that place."""
@@ -242,12 +275,18 @@ class View:
         elif kind in (MACHINES, ALIVE, ORDERS):
             self._take_host(kind, name, value)
         elif kind == NETWORKS:
-            if value is None:
-                self._networks.pop(name, None)
-            else:
-                self._networks[name] = schema.decode(value, Network, name)
+            _keep(self._networks, name, schema.decode(value, Network, name) if value is not None else None)
+        elif kind == IMAGES:
+            self._take_right(name, value)
         elif kind == REPLICAS:
             (self._replicas.discard if value is None else self._replicas.add)(name)
+
+    def _take_right(self, name: str, value: bytes | None) -> None:
+        image, _, tenant = name.partition("/")
+        rights = self._rights.setdefault(unquote(image), {})
+        _keep(rights, tenant, value == MADE if value is not None else None)
+        if not rights:
+            del self._rights[unquote(image)]
 
     def _note(self, kind: str, name: str) -> None:
         found = self._cache.get(kind + name)
@@ -275,3 +314,10 @@ class View:
         labels = {label: text for label, text in {**known.labels, **orders.labels}.items() if text}
         state = "down" if name not in self._alive else orders.state if known.state == "ready" else known.state
         self._fleet.set_machine(msgspec.structs.replace(known, state=state, labels=labels))
+
+
+def _keep(known: dict[str, T], name: str, value: T | None) -> None:
+    if value is None:
+        known.pop(name, None)
+    else:
+        known[name] = value

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pwd
-import socket
-import ssl
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from werkzeug.exceptions import HTTPException
 
 from qnet import log, metrics
-from qnet.certificates import peer_of
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
+from scheduler.callers import Caller, Forbidden, caller_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,26 +27,9 @@ STATUSES: tuple[tuple[type[QnetError], int], ...] = (
     (Conflict, 409),
     (Exhausted, 409),
     (Unavailable, 503),
+    (Forbidden, 403),
 )
-FORBIDDEN = 403
 OPENAPI = "3.1.0"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls: an operator, or somebody of one tenant."""
-
-    who: str
-    tenant: str = ""
-
-    @property
-    def operator(self) -> bool:
-        """Whether everything is theirs."""
-        return not self.tenant
-
-
-class Forbidden(Exception):
-    """The caller may not do this."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -97,22 +76,8 @@ class Route:
 
 
 def identify() -> Caller:
-    """Who is at the other end of the connection: users of this host by the socket's mode, others by certificate."""
-    connection = request.environ.get("gunicorn.socket")
-    if isinstance(connection, ssl.SSLSocket):
-        peer = peer_of(connection)
-        if peer is not None and peer.role == "operator":
-            return Caller(f"operator {peer.name}")
-        if peer is not None and peer.role == "tenant":
-            return Caller(f"tenant {peer.name}", peer.name)
-        raise Forbidden("certificates of operators and tenants only")
-    if connection is not None and connection.family == socket.AF_UNIX:
-        _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        try:
-            return Caller(f"user {pwd.getpwuid(uid).pw_name}")
-        except KeyError:
-            return Caller(f"user {uid}")
-    raise Forbidden("neither a unix socket nor a certificate")
+    """Who is at the other end of the connection. Raises Forbidden."""
+    return caller_of(request.environ.get("gunicorn.socket"))
 
 
 def create_app(routes: Sequence[Route], who: Callable[[], Caller] = identify) -> Flask:
@@ -179,8 +144,6 @@ def _guarded(answer: Callable[[], Response]) -> Response:
         return answer()
     except HTTPException:
         raise
-    except Forbidden as error:
-        return _problem(str(error), "Forbidden", FORBIDDEN)
     except QnetError as error:
         status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
         logger.info("%s %s: %s", request.method, request.path, error)

@@ -75,7 +75,7 @@ def run(config: Settings) -> None:
     os._exit(0)  # threads may sit in reads of the engine
 
 
-def refusal(connection: ssl.SSLSocket) -> str:
+def refusal(connection: ssl.SSLObject) -> str:
     """Why the peer may not speak to the engine: whoever may is root on this host."""
     peer = peer_of(connection)
     if peer is None or peer.role != "scheduler":

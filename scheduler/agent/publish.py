@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from qnet import metrics, schema
-from qnet.errors import Conflict
+from qnet.errors import Conflict, NotFound
 from qnet.folder import Folder, Kept
 from qnet.sightings import Sightings
 from qnet.store.base import Delete, Put, Store, Txn, absent, unchanged
@@ -112,13 +112,12 @@ class Publisher:
 
     def _rename(self, known: Published, found: Container) -> None:
         """A placed container has another name now; one that is taken elsewhere stays the old one for the cluster."""
-        there, kv = self._records.read(known.name)
-        if there is None or kv is None or there.claim != found.claim:
-            return
-        where, fresh = key(CONTAINERS, found.name), msgspec.structs.replace(there, name=found.name)
-        ops = (Put(where, schema.encode(fresh)), Delete(kv.key))
-        if not self._store.txn(Txn((absent(where), unchanged(kv)), ops)).succeeded:
-            logger.error("container %s was renamed to %s, which is taken in the cluster", known.name, found.name)
+        try:
+            self._records.rename(msgspec.structs.replace(found, name=known.name), found.name)
+        except NotFound:
+            return  # whoever renamed it, or made it anew, has told the store
+        except Conflict as error:
+            logger.error("container %s was renamed to %s: %s", known.name, found.name, error)
 
     def _tell_foreign(self, found: Container) -> None:
         known = self._published.get(found.id)

@@ -16,7 +16,7 @@ from tests.lab.host import Host
 
 pytestmark = pytest.mark.slow
 
-PLUGINS = UNPACKED / "compose/usr/libexec/docker/cli-plugins"
+PLUGINS = UNPACKED / "cli-plugins/usr/libexec/docker/cli-plugins"
 FILE = """
 name: shop
 services:

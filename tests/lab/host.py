@@ -18,7 +18,7 @@ from tests.lab.etcd import Etcd
 from tests.lab.fabric import Fabric
 from tests.lab.model import PROJECT, LabError, Layout, Node, Shape
 from tests.lab.namespaces import Namespaces, unmount_run
-from tests.lab.placement import Agent, Scheduler
+from tests.lab.placement import Agent, Gateway, Scheduler
 from tests.lab.plugin import Plugin, VolumePlugin, settings
 from tests.lab.processes import PidFile, kill_all
 from tests.lab.storage import Storage
@@ -56,6 +56,7 @@ class Host:
         self.volume_plugin = VolumePlugin(self.node, self.namespaces)
         self.agent = Agent(self.node, self.namespaces)
         self.scheduler = Scheduler(self.node, self.namespaces)
+        self.gateway = Gateway(self.node, self.namespaces)
         self._shape = shape
         self._fabric = fabric
 
@@ -126,8 +127,10 @@ class Host:
             self.volume_plugin.start()
         self.engine.start()
         if self._shape.placement:
+            self.gateway.spawn()
             self.agent.start()
             self.scheduler.start()
+            self.gateway.wait()
 
     def start(self) -> None:
         """Boots the host after `kill`: fresh /run and links, same disk."""
@@ -224,7 +227,7 @@ class Host:
             *([self.plugin] if self._shape.plugin else []),
             *([self.etcd] if self.etcd else []),
             *([self.storage, self.volume_plugin] if self._shape.storage else []),
-            *([self.agent, self.scheduler] if self._shape.placement else []),
+            *([self.agent, self.scheduler, self.gateway] if self._shape.placement else []),
         ]
         off = [service.name for service in expected if not service.process]
         return f"degraded: no {', '.join(off)}" if off else "up"

@@ -1,4 +1,4 @@
-"""The agent and a replica of the placement service on a host."""
+"""The agent, a replica of the placement service and the front on a host."""
 
 from __future__ import annotations
 
@@ -48,3 +48,22 @@ class Scheduler(Service):
         """How many hosts are ready, as this replica knows."""
         status, found = call(self.socket, "GET", "/v1/hosts")
         return sum(one["state"] == "ready" and not one["trouble"] for one in found) if status == 200 else 0
+
+
+class Gateway(Service):
+    """Docker's API for the fleet; it answers at /run/qnet/docker.sock of its host."""
+
+    name = "qnet-gateway"
+
+    def argv(self) -> list[str]:
+        return [str(PROJECT / ".venv/bin/qnet-gateway")]
+
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONUNBUFFERED": "1"}
+
+    @property
+    def socket(self) -> Path:
+        return self.node.run / "qnet/docker.sock"
+
+    def ready(self) -> bool:
+        return answers(self.socket, "GET", "/info")

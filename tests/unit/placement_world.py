@@ -18,6 +18,7 @@ from qnet.store.commit import GroupCommit
 from scheduler.addresses import Addresses
 from scheduler.api import Api
 from scheduler.audit import Audit
+from scheduler.callers import Caller
 from scheduler.commit import Desk
 from scheduler.engines import ImageMissing
 from scheduler.hosts import Hosts
@@ -27,7 +28,7 @@ from scheduler.networks import Networks
 from scheduler.reconcile import GRACE, Reconciler
 from scheduler.runs import Runs
 from scheduler.view import ALIVE, MACHINES, NETWORKS, REPLICAS, View, key
-from scheduler.web import Caller, create_app
+from scheduler.web import create_app
 
 NOW = "2026-01-02T03:04:05+00:00"
 SUBNET = "10.77.0.0/24"

@@ -14,9 +14,9 @@ from qnet.schema import PoolRecord
 from qnet.store.base import Store
 from qnet.store.memory import MemoryStore
 from scheduler.agent.relay import parse_listen
+from scheduler.callers import Caller
 from scheduler.model import Container, Orders, Vitals
 from scheduler.view import CONTAINERS, ORDERS, REPLICAS, VITALS, key
-from scheduler.web import Caller
 from tests.unit.placement_world import SUBNET, World, asked, away
 
 SHOP, LAB = Caller("tenant shop", "shop"), Caller("tenant lab", "lab")

@@ -1,0 +1,92 @@
+"""Builds: each on one host that takes new work, with all that its client asks of it meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from qnet.errors import InvalidRequest
+from scheduler.callers import Forbidden
+from scheduler.gateway.exchange import Exchange
+from scheduler.gateway.routes import Route
+from scheduler.gateway.services import Services, filters_of, filters_text, take_hosts
+from scheduler.model import Machine
+from scheduler.rules import CONSTRAINT, parse
+
+BUILD = "build"
+
+
+class Builds:
+    """See the module."""
+
+    def __init__(self, services: Services) -> None:
+        self._s = services
+
+    def routes(self) -> list[Route]:
+        """`/build`, and BuildKit's own connections."""
+        return [
+            Route("POST", "/build", "one host", self.build),
+            Route("POST", "/build/prune", "fanned out", self.prune),
+            Route("POST", "/build/cancel", "one host", self._pinned),
+            Route("POST", "/session", "one host", self._pinned),
+            Route("POST", "/grpc", "one host", self._pinned),
+        ]
+
+    async def build(self, x: Exchange) -> None:
+        """Build an image. It is on that host: containers of it go there, unless it is pushed."""
+        host = await self._host(x, self._rules(x))
+        status = await x.relay(host, x.target("build"))
+        names = ", ".join(value for name, value in x.request.query if name == "t")
+        self._s.note(x, "build", names, host.name, "done" if status == 200 else f"refused: {status}")
+
+    async def _pinned(self, x: Exchange) -> None:
+        host = await self._host(x, {})
+        await x.relay(host, x.target(*x.path.strip("/").split("/")))
+
+    async def _host(self, x: Exchange, labels: Mapping[str, str]) -> Machine:
+        """One host for all that a client's process does for its builds: sessions, uploads, the build itself."""
+        if x.caller.tenant and not self._s.view.trusts(x.caller.tenant):
+            raise Forbidden("builds run beside other tenants' on their hosts: they are for trusted tenants")
+        pinned = self._s.pins.get((x.caller.who, x.caller.process, BUILD))
+        host = next((one for one in self._s.hosts(x.caller) if one.name == pinned and one.state == "ready"), None)
+        if host is None or labels.get(CONSTRAINT):
+            rules = parse(labels)
+            platform = x.request.parameter("platform").partition(",")[0]
+            host = await self._s.choose(x, "build", constraints=rules.constraints, platform=platform)
+        self._s.pin(x.caller.who, x.caller.process, BUILD, host=host.name)
+        return host
+
+    def _rules(self, x: Exchange) -> dict[str, str]:
+        """`--label qnet.constraint=…`, and classic Swarm's `--build-arg constraint:…`."""
+        labels = _texts(x, "labels")
+        arguments = [name for name in _texts(x, "buildargs") if name.startswith("constraint:")]
+        found = [labels[CONSTRAINT]] if labels.get(CONSTRAINT) else []
+        values = _texts(x, "buildargs")
+        found += [
+            f"{name.removeprefix('constraint:')}{f'={values[name]}' if values[name] else ''}" for name in arguments
+        ]
+        return {CONSTRAINT: ",".join(found)} if found else {}
+
+    async def prune(self, x: Exchange) -> None:
+        """Empty the caches of all hosts."""
+        if x.caller.tenant:
+            raise Forbidden("the hosts' build caches are for operators")
+        filters = filters_of(x)
+        hosts = take_hosts(filters, self._s.hosts(x.caller))
+        path = x.target("build", "prune", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        found = await self._s.every(x, "POST", path, hosts=hosts)
+        gone = [one for told in found.values() for one in told.get("CachesDeleted") or ()]
+        space = sum(int(told.get("SpaceReclaimed") or 0) for told in found.values())
+        self._s.note(x, "build prune", f"{len(gone)} caches")
+        await x.answer(200, {"CachesDeleted": gone or None, "SpaceReclaimed": space})
+
+
+def _texts(x: Exchange, name: str) -> dict[str, str]:
+    text = x.request.parameter(name)
+    try:
+        found: Any = msgspec.json.decode(text) if text else {}
+        return {str(key): str(value or "") for key, value in found.items()}
+    except (msgspec.MsgspecError, AttributeError) as error:
+        raise InvalidRequest(f"{name}: a JSON object of texts") from error

@@ -1,0 +1,215 @@
+"""`docker create`, and so `docker run`: a host is picked, the container made there, the engine's words handed on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from qnet.errors import Exhausted, InvalidRequest, NotFound, QnetError
+from qnet.tenants import DEFAULT
+from scheduler.ask import BUILT_IN, CONTAINER, NAME, Asked
+from scheduler.feasible import tagged
+from scheduler.gateway.containers import in_use
+from scheduler.gateway.exchange import Exchange
+from scheduler.gateway.http import Answer, dumps
+from scheduler.gateway.routes import Route
+from scheduler.gateway.services import Services
+from scheduler.gateway.upstream import Refused, message_of
+from scheduler.model import Container, Machine
+from scheduler.runs import Run, bodies
+from scheduler.translate import TENANT
+
+CREATED, GONE, TAKEN = 201, 404, 409
+MODES = ("NetworkMode", "IpcMode", "PidMode")
+
+
+class Creation:
+    """See the module."""
+
+    def __init__(self, services: Services) -> None:
+        self._s = services
+
+    def routes(self) -> list[Route]:
+        """The one call."""
+        return [Route("POST", "/containers/create", "placed", self.create)]
+
+    async def create(self, x: Exchange) -> None:
+        """Make a container. What was begun is finished, or undone, though the client is gone."""
+        await asyncio.shield(asyncio.create_task(self._create(x)))
+
+    async def _create(self, x: Exchange) -> None:
+        body, name = await x.json(), x.request.parameter("name").removeprefix("/")
+        tenant = self._tenant(x, body)
+        try:
+            await self._free(x, name)
+            if not self._s.sees(x.caller, str(body.get("Image") or "")):
+                raise Refused(GONE, f"No such image: {tagged(str(body.get('Image') or ''))}")
+            beside = await self._beside(x, body)
+            run = self._run(x, self._by_name(x, body), name, tenant, bool(beside))
+            asked = (await self._s.work(self._s.runs.asked, run))[0]
+            made = await self._placed(x, asked, beside)
+        except QnetError as error:
+            self._s.placed(x, "create", name, tenant, "", error)
+            raise
+        if made is not None:
+            self._s.placed(x, "create", made.name, tenant, made.host, None)
+
+    # -- what is asked ---------------------------------------------------------------------------------------
+
+    def _tenant(self, x: Exchange, body: Mapping[str, Any]) -> str:
+        """Whose it is: an operator says it by a label, or by the network."""
+        if x.caller.tenant:
+            return x.caller.tenant
+        labels = body.get("Labels") or {}
+        tenant = str(labels.get(TENANT, "")) if isinstance(labels, Mapping) else ""
+        names = [str((body.get("HostConfig") or {}).get("NetworkMode") or "")]
+        names += (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+        owners = (self._s.network(x.caller, name) for name in names)
+        tenant = tenant or next((one.tenant for one in owners if one is not None), DEFAULT)
+        if tenant != DEFAULT and self._s.view.tenant(tenant) is None:
+            raise NotFound(f"tenant {tenant[:64]} does not exist: make it with qnet tenant create")
+        return tenant
+
+    def _run(self, x: Exchange, body: Mapping[str, Any], name: str, tenant: str, beside: bool) -> Run:
+        return Run(
+            container=body,
+            name=name,
+            tenant=tenant,
+            platform=x.request.parameter("platform"),
+            start=False,
+            operator=x.caller.operator,
+            powers=x.caller.operator or self._s.view.trusts(tenant),
+            beside=beside,
+        )
+
+    def _by_name(self, x: Exchange, body: dict[str, Any]) -> dict[str, Any]:
+        """Networks of the cluster by their names: each engine has ids of its own."""
+
+        def named(text: str) -> str:
+            found = self._s.network(x.caller, text) if text not in BUILT_IN else None
+            return found.name if found is not None else text
+
+        limits = body.get("HostConfig") or {}
+        places = (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+        if not isinstance(limits, dict) or not isinstance(places, dict):
+            raise InvalidRequest("HostConfig and EndpointsConfig: objects")
+        limits = {**limits, "NetworkMode": named(str(limits.get("NetworkMode") or ""))}
+        entries = {named(name): _without_id(entry) for name, entry in places.items()}
+        return {**body, "HostConfig": limits, "NetworkingConfig": {"EndpointsConfig": entries}}
+
+    async def _free(self, x: Exchange, name: str) -> None:
+        """Whether a name is free; of a container that is gone its host may know before we do. Raises Refused."""
+        if name and not NAME.fullmatch(name):
+            raise InvalidRequest(f"Invalid container name ({name[:64]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        taken = self._s.view.container(name)
+        if taken is None:
+            return
+        if taken.tenant != (x.caller.tenant or taken.tenant):
+            raise Refused(TAKEN, f'Conflict. The container name "/{name}" is already in use.')
+        if taken.id:
+            host = self._s.runs.up(taken)
+            if await self._s.work(self._s.runs.there, host, taken) is None:
+                await self._s.work(self._s.desk.remove, taken)
+                return
+        raise in_use(taken)
+
+    async def _beside(self, x: Exchange, body: Mapping[str, Any]) -> str:
+        """The host of the containers that this one shares something with; they are named by their ids from now on.
+
+        Raises:
+            Refused: there is no such container.
+            InvalidRequest: they are on several hosts.
+        """
+        limits = body.get("HostConfig") or {}
+        hosts: set[str] = set()
+
+        async def own(text: str) -> str:
+            name, colon, rest = text.partition(":")
+            found = await self._s.container(x, name)
+            hosts.add(found.host)
+            return f"{found.id}{colon}{rest}"
+
+        for mode in MODES:
+            if str(limits.get(mode) or "").startswith(CONTAINER):
+                limits[mode] = CONTAINER + await own(limits[mode].removeprefix(CONTAINER))
+        for several in ("VolumesFrom", "Links"):
+            if limits.get(several):
+                limits[several] = [await own(str(one)) for one in limits[several]]
+        if len(hosts) > 1:
+            raise InvalidRequest(f"it shares something with containers on several hosts: {', '.join(sorted(hosts))}")
+        return next(iter(hosts), "")
+
+    # -- making it -------------------------------------------------------------------------------------------
+
+    async def _placed(self, x: Exchange, asked: Asked, beside: str) -> Container | None:
+        """None: the engine refuses, and the client has its words."""
+        image = asked.request.image
+        pinned = beside or self._s.pins.get((x.caller.who, x.caller.process, image), "")
+        if pinned:
+            try:
+                return await self._try(x, _on(asked, {pinned}), {pinned})
+            except Exhausted:
+                if beside:
+                    raise
+        return await self._try(x, asked, set())
+
+    async def _try(self, x: Exchange, asked: Asked, hosts: set[str]) -> Container | None:
+        placed = await self._s.work(self._s.runs.begin, asked.request)
+        made: Container | None = None
+        try:
+            host = self._s.view.machine(placed.host)
+            body, others = bodies(asked, placed)
+            query = {"name": placed.called}
+            target = x.target("containers", "create", query=query)
+            async with self._s.upstreams.asked(host, "POST", target, {}, dumps(body)) as answer:
+                content = await answer.content()
+            if answer.status == CREATED:
+                created = str(msgspec.json.decode(content)["Id"])
+                for network, settings in others:
+                    await self._connect(x, host, network, created, settings)
+                made = await self._s.work(self._s.runs.confirm, placed, created, running=False)
+        finally:
+            if made is None:
+                await self._s.work(self._s.runs.undo, placed)
+        if made is None and answer.status == GONE and "image" in message_of(content).lower():
+            return await self._elsewhere(x, asked, hosts, host, answer, content)
+        await x.hand(answer, content)
+        return made
+
+    async def _elsewhere(
+        self, x: Exchange, asked: Asked, hosts: set[str], host: Machine, answer: Answer, content: bytes
+    ) -> Container | None:
+        """The host does not have the image. One that was built or loaded, and is in no registry, is where it is; any
+        other one the client pulls now, on this host only."""
+        image = asked.request.image
+        holders = set() if hosts else await self._holders(x, image)
+        if holders:
+            return await self._try(x, _on(asked, holders), holders)
+        self._s.pin(x.caller.who, x.caller.process, image, host=host.name)
+        await x.hand(answer, content)
+        return None
+
+    async def _holders(self, x: Exchange, image: str) -> set[str]:
+        """The hosts that have an image that is in no registry."""
+
+        async def ask(host: Machine) -> Any:
+            return await self._s.upstreams.call(host, "GET", f"/images/{image}/json")
+
+        found, _ = await self._s.upstreams.each(self._s.hosts(x.caller), ask)
+        return {name for name, told in found.items() if not told.get("RepoDigests")}
+
+    async def _connect(self, x: Exchange, host: Machine, network: str, created: str, settings: object) -> None:
+        body = {"Container": created, "EndpointConfig": settings}
+        await self._s.upstreams.call(host, "POST", f"{x.version}/networks/{network}/connect", body)
+
+
+def _on(asked: Asked, hosts: set[str]) -> Asked:
+    request = msgspec.structs.replace(asked.request, hosts=frozenset(hosts))
+    return msgspec.structs.replace(asked, request=request)
+
+
+def _without_id(entry: object) -> object:
+    return {name: value for name, value in entry.items() if name != "NetworkID"} if isinstance(entry, dict) else entry

@@ -1,0 +1,179 @@
+"""Events of all hosts in one stream. Clients that ask for the same share the streams from hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from qnet.errors import QnetError
+from scheduler.gateway.containers import renamed
+from scheduler.gateway.exchange import Exchange
+from scheduler.gateway.http import dumps
+from scheduler.gateway.routes import Route
+from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, take_hosts
+from scheduler.gateway.upstream import BAD, MOST, Refused, message_of
+from scheduler.model import Machine
+from scheduler.translate import TENANT
+
+logger = logging.getLogger(__name__)
+
+WAITING = 4096  # events that a client may be late
+HOSTS_AGAIN = 1.0  # seconds until a host that has joined, or come back, is heard
+FIRST = 2.0  # seconds for hosts to begin before the client is told that they have
+
+Event = tuple[dict[str, Any], bytes]
+
+
+class Topic:
+    """One question to all hosts, and those who listen to the answers."""
+
+    def __init__(self, services: Services, path: str, hosts: Callable[[], list[Machine]], *, ends: bool) -> None:
+        self._s = services
+        self._path = path
+        self._hosts = hosts
+        self._ends = ends
+        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._begun: set[str] = set()
+        self.listeners: set[asyncio.Queue[Event | None]] = set()
+        self.refused: QnetError | None = None
+        self._task = asyncio.create_task(self._run())
+
+    async def begun(self) -> None:
+        """All hosts tell now, or one has refused, or they were given their time."""
+        deadline = asyncio.get_running_loop().time() + FIRST
+        while asyncio.get_running_loop().time() < deadline and self.refused is None:
+            if {host.name for host in self._hosts()} <= self._begun:
+                return
+            await asyncio.sleep(0.005)
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self._task.cancel()
+        for stream in self._streams.values():
+            stream.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            for host in self._hosts():
+                there = self._streams.get(host.name)
+                if there is None or (there.done() and not self._ends):
+                    self._streams[host.name] = asyncio.create_task(self._follow(host))
+            if self._ends and all(stream.done() for stream in self._streams.values()):
+                for listener in self.listeners:
+                    _offer(listener, None)
+                return
+            if self._ends:
+                await asyncio.wait(self._streams.values(), timeout=HOSTS_AGAIN)
+            else:
+                await asyncio.sleep(HOSTS_AGAIN)
+
+    async def _follow(self, host: Machine) -> None:
+        try:
+            async with self._s.upstreams.asked(host, "GET", self._path, {}) as answer:
+                if answer.status >= BAD:
+                    self.refused = Refused(answer.status, message_of(await answer.content(MOST)))
+                    return
+                self._begun.add(host.name)
+                left = b""
+                async for piece in answer.pieces():
+                    *lines, left = (left + piece).split(b"\n")
+                    for line in filter(None, lines):
+                        self._tell(line, host)
+        except QnetError as error:
+            logger.info("events of %s end: %s", host.name, error)
+        finally:
+            if not self._ends:
+                self._begun.discard(host.name)
+
+    def _tell(self, line: bytes, host: Machine) -> None:
+        try:
+            event = msgspec.json.decode(line)
+            told = {**(event["Actor"].get("Attributes") or {}), HOST_LABEL: host.name}
+            if event.get("Type") == "container":
+                told["name"] = renamed(f"/{told.get('name', '')}", told).removeprefix("/")
+            event["Actor"]["Attributes"] = told
+        except (msgspec.MsgspecError, KeyError, TypeError):
+            logger.warning("host %s told an event that is none", host.name)
+            return
+        data = dumps(event)
+        for listener in self.listeners:
+            _offer(listener, (event, data))
+
+
+def _offer(listener: asyncio.Queue[Event | None], event: Event | None) -> None:
+    """A client that takes nothing loses its stream, and nobody waits for it."""
+    if listener.full():
+        listener.get_nowait()
+        listener.put_nowait(None)
+    else:
+        listener.put_nowait(event)
+
+
+class Events:
+    """See the module."""
+
+    def __init__(self, services: Services) -> None:
+        self._s = services
+        self._topics: dict[tuple[str, ...], Topic] = {}
+
+    def routes(self) -> list[Route]:
+        """The one call."""
+        return [Route("GET", "/events", "aggregated", self.events)]
+
+    async def events(self, x: Exchange) -> None:
+        """Events as they come, of all hosts."""
+        filters = filters_of(x)
+        before = filters.get("label", [])
+        hosts = take_hosts(filters, self._s.hosts(x.caller))
+        narrowed = len(filters.get("label", [])) != len(before)
+        names = frozenset(host.name for host in hosts)
+        path = x.target("events", query={"filters": filters_text(filters)})
+        shared = not (x.request.parameter("since") or x.request.parameter("until"))
+
+        def listed() -> list[Machine]:
+            now = self._s.hosts(x.caller)
+            return [host for host in now if host.name in names] if narrowed else now
+
+        key = (path, x.caller.tenant, *(sorted(names) if narrowed else ()))
+        topic = self._topics.get(key) if shared else None
+        if topic is None:
+            topic = Topic(self._s, path, listed, ends=bool(x.request.parameter("until")))
+            if shared:
+                self._topics[key] = topic
+        listener: asyncio.Queue[Event | None] = asyncio.Queue(WAITING)
+        topic.listeners.add(listener)
+        try:
+            await topic.begun()
+            if topic.refused is not None:
+                raise topic.refused
+            await x.watched(self._tell(x, listener))
+        finally:
+            topic.listeners.discard(listener)
+            if not topic.listeners:
+                topic.close()
+                if self._topics.get(key) is topic:
+                    del self._topics[key]
+
+    async def _tell(self, x: Exchange, listener: asyncio.Queue[Event | None]) -> None:
+        async with x.stream() as send:
+            while (found := await listener.get()) is not None:
+                event, data = found
+                if not x.caller.tenant or await self._mine(x, event):
+                    await send(data)
+
+    async def _mine(self, x: Exchange, event: dict[str, Any]) -> bool:
+        """Whether an event is about something of the caller's tenant."""
+        tenant, told = x.caller.tenant, event["Actor"]["Attributes"]
+        kind = event.get("Type")
+        if kind == "container":
+            return bool(told.get(TENANT) == tenant)
+        if kind == "network":
+            network = self._s.view.network(str(told.get("name")))
+            return network is not None and network.tenant == tenant
+        if kind == "volume":
+            return await self._s.work(self._s.known.volume_tenant, str(event["Actor"].get("ID"))) == tenant
+        return False

@@ -1,0 +1,293 @@
+"""Images: what is brought is brought to every host, what is asked is asked of those that have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from qnet.errors import Conflict, Exhausted, InvalidRequest
+from scheduler.ask import IMAGE
+from scheduler.callers import Forbidden
+from scheduler.feasible import tagged
+from scheduler.gateway.exchange import Exchange
+from scheduler.gateway.routes import Route
+from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts
+from scheduler.gateway.spreading import Spreading
+from scheduler.gateway.upstream import BAD, Refused
+from scheduler.model import Machine
+
+AUTH = "x-registry-auth"
+ID = "sha256:"
+
+
+class Images:
+    """See the module."""
+
+    def __init__(self, services: Services) -> None:
+        self._s = services
+
+    def routes(self) -> list[Route]:
+        """All of `/images`, and the registry's."""
+        one = "/images/{image}"
+        return [
+            Route("GET", "/images/json", "aggregated", self.all),
+            Route("POST", "/images/create", "fanned out", self.bring),
+            Route("POST", "/images/load", "fanned out", self.load),
+            Route("POST", "/images/prune", "fanned out", self.prune),
+            Route("GET", "/images/search", "one host", self._any("images", "search")),
+            Route("GET", "/images/get", "owner", self.save_several),
+            Route("GET", f"{one}/get", "owner", self.save),
+            Route("GET", f"{one}/json", "owner", self.inspect),
+            Route("GET", f"{one}/history", "owner", self._relay("history")),
+            Route("POST", f"{one}/push", "owner", self._relay("push")),
+            Route("POST", f"{one}/tag", "fanned out", self.tag),
+            Route("DELETE", one, "fanned out", self.remove),
+            Route("GET", "/distribution/{image}/json", "one host", self._registry),
+            Route("POST", "/auth", "one host", self._any("auth")),
+        ]
+
+    # -- lists -----------------------------------------------------------------------------------------------
+
+    async def all(self, x: Exchange) -> None:
+        """Each image once, with all its names, and the hosts that have it."""
+        filters = filters_of(x)
+        hosts = take_hosts(filters, self._s.hosts(x.caller))
+        path = x.target("images", "json", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        await x.answer(200, self.merged(x, await self._s.every(x, "GET", path, hosts=hosts)))
+
+    def merged(self, x: Exchange, found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The images that hosts list, the newest first, for a caller."""
+        merged: dict[str, dict[str, Any]] = {}
+        for host, listed in found.items():
+            for entry in listed:
+                there = merged.get(entry["Id"])
+                if there is None:
+                    merged[entry["Id"]] = labelled(entry, host)
+                    continue
+                there["Labels"][HOST_LABEL] += f",{host}"
+                for names in ("RepoTags", "RepoDigests"):
+                    there[names] = _union(there.get(names), entry.get(names))
+        images = sorted(merged.values(), key=lambda entry: -entry.get("Created", 0))
+        if not x.caller.tenant:
+            return images
+        mine = []
+        for entry in images:
+            tags = [tag for tag in entry.get("RepoTags") or () if self._s.sees(x.caller, tag)]
+            if tags or self._s.sees(x.caller, entry["Id"]):
+                mine.append({**entry, "RepoTags": tags, "RepoDigests": []})
+        return mine
+
+    # -- one of them -----------------------------------------------------------------------------------------
+
+    async def holders(self, x: Exchange, image: str) -> list[Machine]:
+        """The hosts that have an image which the caller may see. Raises Refused: none has."""
+        hosts = self._s.hosts(x.caller)
+        likely = [host for host in hosts if tagged(image) in self._s.view.vitals(host.name).images]
+        for some in (likely, [host for host in hosts if host not in likely]):
+            found, failed = await self._s.upstreams.each(
+                some, lambda host: self._s.upstreams.call(host, "GET", x.target("images", image, "json", query={}))
+            )
+            has = [host for host in hosts if host.name in found]
+            if x.caller.tenant:
+                has = [host for host in has if self._told_sees(x, image, found[host.name])]
+            if has:
+                return has
+            strange = [error for error in failed.values() if isinstance(error, Refused) and error.status != 404]
+            if strange:
+                raise strange[0]
+        raise Refused(404, f"No such image: {tagged(image) if not image.startswith(ID) else image}")
+
+    def _told_sees(self, x: Exchange, image: str, told: Mapping[str, Any]) -> bool:
+        """A tenant sees what it has brought, by the name under which it did, or by the image's own."""
+        tags = told.get("RepoTags") or ()
+        if tagged(image) in tags:
+            return self._s.sees(x.caller, image)
+        return self._s.sees(x.caller, str(told["Id"])) or any(self._s.sees(x.caller, tag) for tag in tags)
+
+    async def inspect(self, x: Exchange) -> None:
+        """All of one, as the first host that has it tells."""
+        has = await self.holders(x, x.args["image"])
+        names = ",".join(host.name for host in has)
+
+        def shown(found: dict[str, Any]) -> dict[str, Any]:
+            if isinstance(found.get("Config"), dict):
+                labelled(found["Config"], names)
+            if x.caller.tenant:
+                found["RepoTags"] = [tag for tag in found.get("RepoTags") or () if self._s.sees(x.caller, tag)]
+            return found
+
+        await x.rewritten(has[0], x.target("images", x.args["image"], "json"), shown)
+
+    def _relay(self, what: str) -> Callable[[Exchange], Any]:
+        async def relay(x: Exchange) -> None:
+            image = x.args["image"]
+            if what == "push" and x.caller.tenant and not self._s.sees(x.caller, image):
+                raise Refused(404, f"An image does not exist locally with the tag: {image}")
+            has = await self.holders(x, _with_tag(x, image))
+            status = await x.relay(has[0], x.target("images", image, what))
+            if what == "push":
+                self._s.note(x, "image push", image, has[0].name, "done" if status < BAD else "refused")
+
+        return relay
+
+    def _any(self, *path: str) -> Callable[[Exchange], Any]:
+        async def relay(x: Exchange) -> None:
+            await x.relay(self._s.any_host(x.caller), x.target(*path))
+
+        return relay
+
+    async def _registry(self, x: Exchange) -> None:
+        await x.relay(self._s.any_host(x.caller), x.target("distribution", x.args["image"], "json"))
+
+    async def save(self, x: Exchange) -> None:
+        """One image as a tar file."""
+        has = await self.holders(x, x.args["image"])
+        await x.relay(has[0], x.target("images", x.args["image"], "get"))
+
+    async def save_several(self, x: Exchange) -> None:
+        """Several, from a host that has all of them."""
+        names = [value for name, value in x.request.query if name == "names"]
+        if not names:
+            await x.relay(self._s.any_host(x.caller), x.target("images", "get"))
+            return
+        has = [await self.holders(x, name) for name in names]
+        all_ = [host for host in has[0] if all(host in one for one in has)]
+        if not all_:
+            raise Conflict(f"no host has all of {', '.join(names)}: save them one by one, or pull them first")
+        await x.relay(all_[0], x.target("images", "get"))
+
+    # -- changes ---------------------------------------------------------------------------------------------
+
+    async def bring(self, x: Exchange) -> None:
+        """Pull, on the host that was picked for a container that waits for it, or on all; or import on all."""
+        source = x.request.parameter("fromSrc")
+        name, tag = x.request.parameter("fromImage"), x.request.parameter("tag")
+        image = joined(name or x.request.parameter("repo"), tag)
+        if image and not IMAGE.fullmatch(image):
+            raise InvalidRequest(f"image {image[:64]!r}: give the name of an image")
+        await self.check_making(x, image, made=bool(source))
+        pinned = self._s.pins.get((x.caller.who, x.caller.process, image)) or self._s.pins.get(
+            (x.caller.who, x.caller.process, _untagged(image))
+        )
+        hosts = [host for host in self._s.hosts(x.caller) if host.name == pinned] or self._s.hosts(x.caller)
+        if not hosts:
+            raise Exhausted("no host is up")
+        target = x.target("images", "create")
+        if len(hosts) == 1 and not x.caller.tenant:
+            status = await x.relay(hosts[0], target)
+            self._s.note(x, "image import" if source else "image pull", image, hosts[0].name, _result(status))
+            return
+        headers = {AUTH: x.request.headers[AUTH]} if AUTH in x.request.headers else {}
+        await self._everywhere(
+            x, Spreading(self._s.upstreams, hosts, target, headers), "image import" if source else "image pull", image
+        )
+
+    async def load(self, x: Exchange) -> None:
+        """Load images on all hosts."""
+        if x.caller.tenant and not self._s.view.trusts(x.caller.tenant):
+            raise Forbidden("docker load is for trusted tenants, as its names cannot be checked: pull from a registry")
+        hosts = self._s.hosts(x.caller)
+        if len(hosts) == 1:
+            await x.relay(hosts[0], x.target("images", "load"))
+            return
+        spreading = Spreading(self._s.upstreams, hosts, x.target("images", "load"), {})
+        await self._everywhere(x, spreading, "image load")
+
+    async def _everywhere(self, x: Exchange, spreading: Spreading, did: str, image: str = "") -> None:
+        async def granted() -> None:
+            if image and x.caller.tenant:
+                made = did != "image pull"
+                await self._s.work(self._s.desk.grant, x.caller.tenant, tagged(image), made=made)
+
+        try:
+            await x.watched(spreading.answer(x, granted))
+        finally:
+            done = spreading.done
+            self._s.note(x, did, image, ", ".join(done), "done" if done else "refused")
+
+    async def check_making(self, x: Exchange, image: str, *, made: bool) -> None:
+        """Whether a tenant may bring something under a name. Raises Forbidden."""
+        if x.caller.tenant and image:
+            rights = self._s.view.rights(tagged(image))
+            others = any(made for tenant, made in rights.items() if tenant != x.caller.tenant)
+            if others or (made and not self._s.sees(x.caller, image) and self._anywhere(image)):
+                raise Forbidden(f"image {image[:64]}: somebody else's image has that name: choose another")
+
+    def _anywhere(self, image: str) -> bool:
+        return any(tagged(image) in self._s.view.vitals(one.name).images for one in self._s.view.machines())
+
+    async def tag(self, x: Exchange) -> None:
+        """Another name, on every host that has the image."""
+        image = joined(x.request.parameter("repo"), x.request.parameter("tag"))
+        await self.check_making(x, image, made=True)
+        has = await self.holders(x, x.args["image"])
+        first, *others = has
+        for host in others:
+            await self._s.upstreams.call(host, "POST", x.target("images", x.args["image"], "tag"))
+
+        async def granted(status: int) -> None:
+            if status < BAD and x.caller.tenant:
+                await self._s.work(self._s.desk.grant, x.caller.tenant, tagged(image), made=True)
+
+        status = await x.relay(first, x.target("images", x.args["image"], "tag"), None, granted)
+        self._s.note(
+            x, "image tag", f"{x.args['image']} as {image}", ", ".join(one.name for one in has), _result(status)
+        )
+
+    async def remove(self, x: Exchange) -> None:
+        """Remove an image from every host that has it."""
+        image = x.args["image"]
+        has = await self.holders(x, image)
+        if x.caller.tenant:
+            name = tagged(image)
+            await self._s.work(self._s.desk.revoke, x.caller.tenant, name)
+            if self._s.view.rights(name).keys() - {x.caller.tenant} or image.startswith(ID):
+                await x.answer(200, [{"Untagged": name}])
+                return
+        found, failed = await self._s.upstreams.each(
+            has, lambda host: self._s.upstreams.call(host, "DELETE", x.target("images", image))
+        )
+        self._s.note(x, "image remove", image, ", ".join(found), "done" if found else "refused")
+        refused = [error for error in failed.values() if not (isinstance(error, Refused) and error.status == 404)]
+        if refused:
+            raise refused[0]
+        gone = {msgspec.json.encode(one): one for told in found.values() for one in told or ()}
+        await x.answer(200, list(gone.values()))
+
+    async def prune(self, x: Exchange) -> None:
+        """Remove what no container uses, on every host."""
+        if x.caller.tenant:
+            raise Forbidden("images are shared by the hosts' tenants: remove your own with docker rmi")
+        filters = filters_of(x)
+        hosts = take_hosts(filters, self._s.hosts(x.caller))
+        path = x.target("images", "prune", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        found = await self._s.every(x, "POST", path, hosts=hosts)
+        gone = {msgspec.json.encode(one): one for told in found.values() for one in told.get("ImagesDeleted") or ()}
+        space = sum(int(told.get("SpaceReclaimed") or 0) for told in found.values())
+        self._s.note(x, "image prune", f"{len(gone)} images")
+        await x.answer(200, {"ImagesDeleted": list(gone.values()) or None, "SpaceReclaimed": space})
+
+
+def _union(one: list[str] | None, other: list[str] | None) -> list[str]:
+    return list(dict.fromkeys([*(one or ()), *(other or ())]))
+
+
+def joined(name: str, tag: str) -> str:
+    if not tag or not name:
+        return name
+    return f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
+
+
+def _untagged(image: str) -> str:
+    """Without `:latest`, as a client that did not say it."""
+    return image.removesuffix(":latest")
+
+
+def _with_tag(x: Exchange, image: str) -> str:
+    return joined(image, x.request.parameter("tag"))
+
+
+def _result(status: int) -> str:
+    return "done" if status < BAD else f"refused: {status}"

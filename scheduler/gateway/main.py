@@ -1,0 +1,80 @@
+"""Entry point of `qnet-gateway`: Docker's API for the whole fleet. Any number of them run; each places by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from qnet import log, settings
+from qnet.certificates import server_context
+from qnet.errors import QnetError
+from qnet.settings import Settings
+from scheduler.compose import Replica, replica
+from scheduler.gateway.builds import Builds
+from scheduler.gateway.containers import Containers
+from scheduler.gateway.create import Creation
+from scheduler.gateway.events import Events
+from scheduler.gateway.images import Images
+from scheduler.gateway.networks import Networks
+from scheduler.gateway.routes import Router
+from scheduler.gateway.server import Server
+from scheduler.gateway.services import Services
+from scheduler.gateway.system import System
+from scheduler.gateway.upstream import Upstreams
+from scheduler.gateway.volumes import Volumes
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 3.0  # seconds for what is being answered when it is to stop
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    try:
+        config = settings.from_command_line("qnet-gateway", "Docker's API for the whole fleet")
+        log.setup(config.log.level)
+        asyncio.run(run(config))
+    except QnetError as error:
+        sys.exit(f"qnet-gateway: {error}")
+    logging.shutdown()
+    os._exit(0)  # threads may wait for engines
+
+
+async def run(config: Settings) -> None:
+    """Serve until SIGTERM. Raises InvalidRequest: the settings; Unavailable: it cannot listen."""
+    own = config.gateway
+    tls = server_context(own.ca, own.cert, own.key) if own.listen else None
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    made = replica(config)
+    services, system, router = build(made, config)
+    server = Server(router, services.upstreams, system.headers)
+    server.listen_unix(Path(own.socket), own.group)
+    if tls is not None:
+        server.listen_tcp(own.listen, tls)
+    made.start()
+    following, stopped = asyncio.create_task(system.follow()), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    await server.stop(PATIENCE)
+    following.cancel()
+    services.close()
+    made.stop()
+
+
+def build(made: Replica, config: Settings) -> tuple[Services, System, Router]:
+    """The parts of the front."""
+    upstreams = Upstreams(config.scheduler)
+    services = Services(made.view, made.desk, made.runs, made.networks, made.known, upstreams, made.audit, made.random)
+    images = Images(services)
+    containers, volumes = Containers(services, images), Volumes(services)
+    system = System(services, containers, images, volumes)
+    parts = (system, Creation(services), containers, images, Networks(services), volumes, Builds(services))
+    router = Router([route for part in (*parts, Events(services)) for route in part.routes()])
+    return services, system, router

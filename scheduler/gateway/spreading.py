@@ -1,0 +1,122 @@
+"""One request that several hosts get at the same time, with what the client sends, as fast as the slowest takes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+import msgspec
+
+from qnet.errors import QnetError
+from scheduler.gateway.exchange import Exchange
+from scheduler.gateway.http import Answer, dumps
+from scheduler.gateway.upstream import BAD, MOST, Refused, Upstreams, message_of
+from scheduler.model import Machine
+
+LINES, PIECES = 64, 2  # that wait for a client, or for a host
+
+
+class Spreading:
+    """See the module. `done` and `failed`: the hosts, once it is over."""
+
+    def __init__(self, upstreams: Upstreams, hosts: Sequence[Machine], target: str, headers: Mapping[str, str]) -> None:
+        self._upstreams = upstreams
+        self._hosts = hosts
+        self._target = target
+        self._headers = headers
+        self._told: asyncio.Queue[bytes] = asyncio.Queue(LINES)
+        self._feeds = {host.name: asyncio.Queue[bytes](PIECES) for host in hosts}
+        self.done: list[str] = []
+        self.failed: dict[str, QnetError] = {}
+
+    async def answer(self, x: Exchange, after: Callable[[], Awaitable[None]]) -> None:
+        """What the hosts tell, line by line, each with its host; then why some have failed.
+
+        Args:
+            after: what is done at the end if any host has not.
+
+        Raises:
+            QnetError: all have failed at once.
+        """
+        await x.welcome()
+        work = asyncio.create_task(self._work(x))
+        try:
+            line = await self._told.get()
+            if not line and len(self.failed) == len(self._hosts):
+                raise next(iter(self.failed.values()))
+            async with x.stream() as send:
+                while line:
+                    await send(line)
+                    line = await self._told.get()
+                for host, error in self.failed.items():
+                    text = f"host {host}: {error}" if len(self._hosts) > 1 else str(error)
+                    await send(dumps({"errorDetail": {"message": text}, "error": text}))
+                if self.done:
+                    await after()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _work(self, x: Exchange) -> None:
+        feeding = asyncio.create_task(self._feed(x))
+        try:
+            await asyncio.gather(*(self._one(host) for host in self._hosts))
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            await self._told.put(b"")
+
+    async def _feed(self, x: Exchange) -> None:
+        async for data in x.request.pieces():
+            await self._give(data)
+        await self._give(b"")
+
+    async def _give(self, data: bytes) -> None:
+        for name, queue in self._feeds.items():
+            if name not in self.done and name not in self.failed:
+                await queue.put(data)
+
+    async def _one(self, host: Machine) -> None:
+        feed = self._feeds[host.name]
+        try:
+            pieces = _pieces(feed)
+            async with self._upstreams.sending(host, "POST", self._target, self._headers, pieces) as answer:
+                if answer.status >= BAD:
+                    raise Refused(answer.status, message_of(await answer.content(MOST)))
+                async for line in _lines(answer):
+                    await self._told.put(self._of(line, host.name))
+            if host.name not in self.failed:
+                self.done.append(host.name)
+        except QnetError as error:
+            self.failed[host.name] = error
+        finally:
+            while not feed.empty():  # whoever waits to put something there goes on
+                feed.get_nowait()
+
+    def _of(self, line: bytes, host: str) -> bytes:
+        """A line of progress, told apart from other hosts' lines about the same layer."""
+        try:
+            told = msgspec.json.decode(line)
+        except msgspec.MsgspecError:
+            return line
+        if told.get("error"):
+            self.failed[host] = Refused(500, str(told["error"]))
+            return b"\n"
+        if len(self._hosts) > 1:
+            told["id"] = f"{host}: {told['id']}" if told.get("id") else host
+        return dumps(told)
+
+
+async def _pieces(queue: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
+    while data := await queue.get():
+        yield data
+
+
+async def _lines(answer: Answer) -> AsyncIterator[bytes]:
+    left = b""
+    async for piece in answer.pieces():
+        *lines, left = (left + piece).split(b"\n")
+        for line in filter(bytes.strip, lines):
+            yield line
+    if left.strip():
+        yield left

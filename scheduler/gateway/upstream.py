@@ -1,0 +1,211 @@
+"""Connections to the engines of all hosts, through their agents, and what is asked and answered on them."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import msgspec
+
+from qnet.errors import QnetError, Unavailable
+from qnet.settings import Scheduler
+from scheduler.agent.relay import parse_listen
+from scheduler.engines import KINDS
+from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Malformed, Peer, chunk, request_head
+from scheduler.model import Machine
+from scheduler.streams import connect
+
+KEPT = 16  # idle connections to each host
+AT_ONCE = 64  # hosts that are asked at a time
+MOST = 512 << 20  # bytes of an engine's answer that is read whole
+BAD = 400
+
+T = TypeVar("T")
+
+
+class Refused(QnetError):
+    """An engine's own refusal: its status and its words are the client's answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Upstreams:
+    """See the module. For one event loop."""
+
+    def __init__(self, settings: Scheduler) -> None:
+        """Raises InvalidRequest: the certificates."""
+        self._timeout = settings.timeout
+        self._context = ssl.create_default_context(cafile=settings.ca)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._context.load_cert_chain(settings.cert, settings.key)
+        self._idle: defaultdict[str, list[Peer]] = defaultdict(list)
+
+    async def call(
+        self, host: Machine, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """What an engine answers to a small request, as JSON values; None: nothing.
+
+        Raises:
+            Refused: the engine says no.
+            Unavailable: it does not answer in time.
+        """
+        data = msgspec.json.encode(body) if body is not None else b""
+        found = await self.fetch(host, method, path, data, headers)
+        return msgspec.json.decode(found) if found.strip() else None
+
+    async def fetch(
+        self, host: Machine, method: str, path: str, data: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The same, as bytes."""
+        try:
+            async with asyncio.timeout(self._timeout), self.asked(host, method, path, headers or {}, data) as answer:
+                content = await answer.content(MOST)
+                if answer.status >= BAD:
+                    raise Refused(answer.status, message_of(content))
+                return content
+        except TimeoutError as error:
+            raise Unavailable(f"host {host.name} did not answer within {self._timeout:g} s") from error
+
+    async def each(
+        self, hosts: Iterable[Machine], ask: Callable[[Machine], Awaitable[T]]
+    ) -> tuple[dict[str, T], dict[str, QnetError]]:
+        """Ask several hosts at once: what each answers, and why the others do not."""
+        room, found, failed = asyncio.Semaphore(AT_ONCE), dict[str, T](), dict[str, QnetError]()
+
+        async def one(host: Machine) -> None:
+            async with room:
+                try:
+                    found[host.name] = await ask(host)
+                except QnetError as error:
+                    failed[host.name] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for host in hosts:
+                tasks.create_task(one(host))
+        return found, failed
+
+    @asynccontextmanager
+    async def asked(
+        self, host: Machine, method: str, path: str, headers: Mapping[str, str], data: bytes = b""
+    ) -> AsyncIterator[Answer]:
+        """Send a request with a small body; its answer, whose body is still to be read.
+
+        Raises:
+            Unavailable: the host does not answer, or broke off.
+        """
+        own = {"Content-Type": JSON, **headers} if data else dict(headers)
+        length = {"Content-Length": str(len(data))} if data or method != "GET" else {}
+        head = request_head(method, path, {"Host": "qnet", **own, **length}.items())
+        async with self.lent(host, head + data, method) as (_, answer):
+            yield await answer()
+
+    @asynccontextmanager
+    async def sending(
+        self, host: Machine, method: str, path: str, headers: Mapping[str, str], pieces: AsyncIterator[bytes]
+    ) -> AsyncIterator[Answer]:
+        """The same with a body that comes piece by piece."""
+        head = request_head(method, path, {"Host": "qnet", **headers, "Transfer-Encoding": "chunked"}.items())
+        async with self.lent(host, head, method) as (peer, answer):
+
+            async def send() -> None:
+                async for data in pieces:
+                    await peer.write(chunk(data))
+                await peer.write(chunk(b""))
+
+            task = asyncio.create_task(send())
+            try:
+                yield await answer()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    @asynccontextmanager
+    async def lent(
+        self, host: Machine, first: bytes, method: str
+    ) -> AsyncIterator[tuple[Peer, Callable[[], Coroutine[Any, Any, Answer]]]]:
+        """A connection on which a request was begun, and what waits for its answer. It is kept for the next one if
+        the answer was read to its end.
+
+        Raises:
+            Unavailable: the host does not answer, or broke off.
+        """
+        peer, found = await self._begun(host, first), list[Answer]()
+
+        async def answer() -> Answer:
+            found.append(await _answer(peer, method, host))
+            return found[0]
+
+        fine = False
+        try:
+            yield peer, answer
+            fine = bool(found) and found[0].ended and found[0].keep_alive and found[0].status != SWITCHING
+        except (Broken, Malformed) as error:
+            raise Broken(f"host {host.name} broke off: {error}") from error
+        finally:
+            if fine and len(self._idle[host.url]) < KEPT:
+                self._idle[host.url].append(peer)
+            else:
+                peer.close()
+
+    async def _begun(self, host: Machine, first: bytes) -> Peer:
+        """A connection on which this was sent. One that was kept may have ended meanwhile."""
+        while self._idle[host.url]:
+            peer = self._idle[host.url].pop()
+            if peer.stream.quiet():
+                with suppress(Broken):
+                    await peer.write(first)
+                    return peer
+            peer.close()
+        try:
+            peer = Peer(await connect(parse_listen(host.url), self._context), Broken)
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(f"host {host.name} does not answer at {host.url}: {error or 'no answer'}") from error
+        try:
+            await peer.write(first)
+        except Broken as error:
+            peer.close()
+            raise Broken(f"host {host.name} broke off: {error}") from error
+        return peer
+
+    def close(self) -> None:
+        """Close what is idle."""
+        for peers in self._idle.values():
+            for peer in peers:
+                peer.close()
+        self._idle.clear()
+
+
+async def _answer(peer: Peer, method: str, host: Machine) -> Answer:
+    while True:
+        raw = await _head(peer)
+        if not raw:
+            raise Broken("it did not answer")
+        answer = Answer(peer, raw, method)
+        if answer.status >= 200 or answer.status == SWITCHING:
+            return answer
+
+
+async def _head(peer: Peer) -> bytes:
+    """Without the deadline of clients: an engine answers when it has something to say."""
+    data = await peer.read()
+    peer.unread(data)
+    return await peer.head() if data else b""
+
+
+def message_of(content: bytes) -> str:
+    """What an engine says with an error."""
+    try:
+        return str(msgspec.json.decode(content)["message"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return content.decode(errors="replace").strip()[:500]
+
+
+def error_of(status: int, message: str) -> QnetError:
+    """The same as one of qnet's own errors."""
+    return KINDS.get(status, QnetError)(message)

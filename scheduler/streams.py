@@ -1,0 +1,211 @@
+"""Byte streams over sockets, plain ones and TLS, for many at once without a thread each. Their two directions end
+apart: a client that has sent all it has (`echo x | docker run -i`) still gets what comes back.
+
+asyncio's own TLS drops that, so it is done here on `ssl.MemoryBIO`; see docs/decisions/0008-relay.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeAlias
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+CHUNK = 256 * 1024
+HANDSHAKE = 10.0  # seconds
+IDLE, INTERVAL, PROBES = 2, 1, 3  # seconds after which, and how often, a silent TCP peer is asked whether it lives
+
+
+class Ways(Protocol):
+    """Bytes both ways."""
+
+    async def read(self) -> bytes:
+        """What has come, at least one byte; nothing: the other end sends no more."""
+
+    async def write(self, data: Data) -> None:
+        """Send all, when there is room."""
+
+    async def end(self) -> None:
+        """Say that no more comes, and go on reading."""
+
+
+class Stream(Ways, Protocol):
+    """A connection. Every call raises OSError if the other end broke off."""
+
+    def quiet(self) -> bool:
+        """Whether nothing has come that was not read, not even an end."""
+
+    def close(self) -> None:
+        """Close both directions at once. Nobody may be reading or writing."""
+
+
+class Plain:
+    """A socket without TLS."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            watch(sock)
+        self.sock = sock
+        self._loop = asyncio.get_running_loop()
+
+    async def read(self) -> bytes:
+        return await self._loop.sock_recv(self.sock, CHUNK)
+
+    async def write(self, data: Data) -> None:
+        await self._loop.sock_sendall(self.sock, data)
+
+    async def end(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # it is gone altogether: the next read tells
+
+    def quiet(self) -> bool:
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Tls:
+    """TLS over another stream."""
+
+    def __init__(self, below: Stream, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
+        """`server_hostname`: of a client, whose certificate the other end must have."""
+        self._below = below
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = server_hostname is None
+        self.tls = context.wrap_bio(self._in, self._out, server_side=server, server_hostname=server_hostname)
+        self._early = bytearray()
+        self._sending = asyncio.Lock()
+        self._ended = False
+
+    async def handshake(self) -> None:
+        """Agree with the other end. Raises OSError (ssl.SSLError): it is not let in, or not who it should be."""
+        async with asyncio.timeout(HANDSHAKE):
+            while True:
+                try:
+                    self.tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    await self._flush()
+                    await self._feed()
+                except ssl.SSLError:
+                    await self._flush()  # the other end is told why
+                    raise
+                else:
+                    await self._flush()
+                    return
+
+    async def read(self) -> bytes:
+        while True:
+            if self._early:
+                early, self._early = bytes(self._early), bytearray()
+                return early
+            try:
+                found = self.tls.read(CHUNK)
+            except ssl.SSLWantReadError:
+                if self._out.pending:
+                    await self._flush()
+                await self._feed()
+            except ssl.SSLZeroReturnError:
+                return b""
+            else:
+                return found
+
+    async def write(self, data: Data) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[self.tls.write(left[:CHUNK]) :]
+            await self._flush()
+
+    async def end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        with contextlib.suppress(ssl.SSLError):
+            while found := self.tls.read(CHUNK):  # `unwrap` reads, and would lose what it meets
+                self._early += found
+        with contextlib.suppress(ssl.SSLError):
+            self.tls.unwrap()  # said, though the other end has not answered yet
+        with contextlib.suppress(OSError):
+            await self._flush()
+
+    def quiet(self) -> bool:
+        return not (self._early or self._in.pending or self.tls.pending()) and self._below.quiet()
+
+    def close(self) -> None:
+        self._below.close()
+
+    async def _flush(self) -> None:
+        async with self._sending:
+            data = self._out.read()
+            if data:
+                await self._below.write(data)
+
+    async def _feed(self) -> None:
+        data = await self._below.read()
+        if data:
+            self._in.write(data)
+        else:
+            self._in.write_eof()
+
+
+async def connect(address: tuple[str, int], context: ssl.SSLContext) -> Tls:
+    """A client's connection, both ends known to each other. Raises OSError, TimeoutError."""
+    async with asyncio.timeout(HANDSHAKE):
+        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        try:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, address)
+            stream = Tls(Plain(sock), context, address[0])
+            await stream.handshake()
+        except BaseException:
+            sock.close()
+            raise
+    return stream
+
+
+async def copy(source: Ways, sink: Ways) -> None:
+    """Move all that comes one way, then end it."""
+    while data := await source.read():
+        await sink.write(data)
+    await sink.end()
+
+
+async def pump(one: Ways, other: Ways) -> None:
+    """Move bytes both ways until both ends have ended theirs. Raises OSError: one broke off."""
+    await both(copy(one, other), copy(other, one))
+
+
+async def both(*ways: Coroutine[Any, Any, None]) -> None:
+    """Run to the end together; the first that fails ends the others, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for way in ways:
+                tasks.create_task(way)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+def watch(sock: socket.socket) -> None:
+    """Notice in seconds that the other host is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, IDLE),
+        (socket.TCP_KEEPINTVL, INTERVAL),
+        (socket.TCP_KEEPCNT, PROBES),
+        (socket.TCP_USER_TIMEOUT, 1000 * (IDLE + INTERVAL * PROBES)),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
