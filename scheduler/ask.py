@@ -10,13 +10,14 @@ from typing import Any, Protocol
 import msgspec
 
 from qnet.errors import InvalidRequest
+from scheduler import policy
 from scheduler.model import AUTO, Network, Request
-from scheduler.policy import check_allowed
 from scheduler.rules import GROUP, Rules, is_rule, parse
 from scheduler.translate import CLAIM, TENANT, cpus, ports
 from scheduler.translate import NAME as NAME_LABEL
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")  # dockerd's own, with an end
+ID = re.compile(r"[0-9a-f]{64}")  # an engine would take that for one
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}")
 CONTAINER = "container:"  # of a network: another container's
 BUILT_IN = frozenset({"", "default", "bridge", "host", "none", "nat"})
@@ -88,14 +89,15 @@ def ask(
     Raises:
         InvalidRequest: what is wrong, and what is allowed.
     """
+    if ID.fullmatch(name):
+        raise InvalidRequest(f"{name[:12]}…: a name of 64 hexadecimal digits is a container's id")
     if not NAME.fullmatch(name):
         raise InvalidRequest(f"{name[:64]!r} is no container name: letters, digits, _ . and -, up to 128")
+    body = body if powers else policy.container(body)
     config, limits = dict(body), _table(body, "HostConfig")
     image = _text(config, "Image")
     if not IMAGE.fullmatch(image):
         raise InvalidRequest(f"Image {image[:64]!r}: give the name of an image")
-    if not powers:
-        check_allowed(config, limits)
     labels, rules = _labelled(config, tenant)
     wanted = _wishes(config, limits, wishes)
     shared = beside and any(network.startswith(CONTAINER) for network in wanted)

@@ -16,6 +16,7 @@ from qnet.errors import Conflict, Internal, InvalidRequest, NotFound, QnetError,
 from qnet.settings import Scheduler
 from scheduler.model import Machine
 
+CONNECT = 5.0  # seconds to reach a host
 IDLE = 8  # connections kept for the next call, to each host
 AUTH = "X-Registry-Auth"
 LEAST_API = "1.41"
@@ -134,7 +135,7 @@ class Engines:
             client = self._idle[where].pop() if self._idle[where] else None
         try:
             client = client or self._new(host)
-            client.timeout = timeout or self._settings.timeout
+            client.timeout = (CONNECT, timeout or self._settings.timeout)
             yield client
         except QnetError:
             self._keep(where, client)

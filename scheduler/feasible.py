@@ -30,7 +30,15 @@ class Miss(msgspec.Struct, frozen=True):
 
 def tagged(image: str) -> str:
     """An image's name as engines list it."""
-    return image if not image or "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+    named = "@" in image or ":" in image.rpartition("/")[2]  # an id is `sha256:` and digits
+    return image if named or not image else f"{image}:latest"
+
+
+def canonical(image: str) -> str:
+    """An image's name as engines list it, of any of the ways to write it."""
+    for host in ("docker.io/", "index.docker.io/"):
+        image = image.removeprefix(host)
+    return tagged(image.removeprefix("library/") if not image.startswith("sha256:") else image)
 
 
 class Case:

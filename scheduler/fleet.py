@@ -128,8 +128,10 @@ class Fleet:
 
     def put(self, container: Container) -> None:
         """A container is there, or is not what it was."""
-        self.remove(container.name)
-        self.containers[container.name] = container
+        old = self.containers.get(container.name)
+        self.containers[container.name] = container  # never gone in between, for those who look without a lock
+        if old is not None:
+            self._forget(old)
         if container.id:
             self._ids[container.id] = container.name
         self._count(container, 1)
@@ -138,9 +140,12 @@ class Fleet:
         """A container is gone; one that is not known is no error."""
         container = self.containers.pop(name, None)
         if container is not None:
-            if self._ids.get(container.id) == name:
-                del self._ids[container.id]
-            self._count(container, -1)
+            self._forget(container)
+
+    def _forget(self, container: Container) -> None:
+        if self._ids.get(container.id) == container.name:
+            del self._ids[container.id]
+        self._count(container, -1)
 
     def by_id(self, prefix: str) -> list[Container]:
         """The container of that id, or those whose ids begin like that."""

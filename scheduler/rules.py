@@ -25,7 +25,7 @@ HOST = "host"
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 EXPRESSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})(==|!=)(~?)(.+)", re.DOTALL)
 SPREADING = re.compile(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})(?::max_per=([0-9]{1,6}))?")
-COMMAS = re.compile(r"((?:/(?:\\.|[^/\\])*/|[^,])+)")  # what stands between commas, but for those within slashes
+COMMAS = re2.compile(r"((?:/(?:\\.|[^/\\])*/|[^,])+)")  # what stands between commas, but for those within slashes
 MOST = 64  # rules of a kind
 LONGEST = 1024  # characters of one
 GLOB = {"*": ".*", "?": "."}

@@ -16,6 +16,7 @@ from scheduler import translate
 from scheduler.ask import NAME, Asked, Known, Wish, ask, with_addresses
 from scheduler.commit import Desk
 from scheduler.engines import Engines, ImageMissing
+from scheduler.feasible import canonical
 from scheduler.model import Container, Machine, Request
 from scheduler.place import Verdict
 from scheduler.rules import HOST
@@ -212,8 +213,11 @@ class Runs:
     def _on_host(self, run: Run, asked: Asked, placed: Container) -> Container:
         host = self._view.machine(placed.host)
         body, others = bodies(asked, placed)
-        if run.pull == "always":
+        brought = run.operator or self._view.sees(run.tenant, placed.image)
+        if run.pull == "always" or not brought:  # what others have brought, it has to bring with its own credentials
             self._pull(run, host, placed.image)
+        if not brought:
+            self._desk.grant(run.tenant, canonical(placed.image), made=False)
         try:
             created = self._engines.create(host, placed.called, body, run.platform)
         except ImageMissing:

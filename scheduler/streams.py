@@ -39,6 +39,9 @@ class Stream(Ways, Protocol):
     def quiet(self) -> bool:
         """Whether nothing has come that was not read, not even an end."""
 
+    def cut(self) -> None:
+        """Have whoever reads or writes fail."""
+
     def close(self) -> None:
         """Close both directions at once. Nobody may be reading or writing."""
 
@@ -66,6 +69,10 @@ class Plain:
         except OSError:
             return  # it is gone altogether: the next read tells
 
+    def cut(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
     def quiet(self) -> bool:
         try:
             self.sock.recv(1, socket.MSG_PEEK)
@@ -76,6 +83,9 @@ class Plain:
         return False
 
     def close(self) -> None:
+        if self.sock.fileno() >= 0:  # the number may be another's at once: the loop has to forget it first
+            self._loop.remove_reader(self.sock)
+            self._loop.remove_writer(self.sock)
         self.sock.close()
 
 
@@ -84,6 +94,7 @@ class Tls:
 
     def __init__(self, below: Stream, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
         """`server_hostname`: of a client, whose certificate the other end must have."""
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # who is cut off has not said that no more comes
         self._below = below
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         server = server_hostname is None
@@ -141,6 +152,9 @@ class Tls:
             self.tls.unwrap()  # said, though the other end has not answered yet
         with contextlib.suppress(OSError):
             await self._flush()
+
+    def cut(self) -> None:
+        self._below.cut()
 
     def quiet(self) -> bool:
         return not (self._early or self._in.pending or self.tls.pending()) and self._below.quiet()
@@ -206,6 +220,6 @@ def watch(sock: socket.socket) -> None:
         (socket.TCP_KEEPIDLE, IDLE),
         (socket.TCP_KEEPINTVL, INTERVAL),
         (socket.TCP_KEEPCNT, PROBES),
-        (socket.TCP_USER_TIMEOUT, 1000 * (IDLE + INTERVAL * PROBES)),
     ):
+        # no TCP_USER_TIMEOUT: that ends connections whose other end lives and just does not read
         sock.setsockopt(socket.IPPROTO_TCP, option, value)

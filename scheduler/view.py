@@ -29,6 +29,7 @@ from qnet.errors import NotFound, QnetError, Unavailable
 from qnet.schema import TenantRecord
 from qnet.store.base import Compare, Event, Store, at_revision, present
 from qnet.store.cache import Change, PrefixCache
+from scheduler.feasible import canonical
 from scheduler.fleet import Fleet
 from scheduler.model import Container, Load, Machine, Network, Orders, Policy, Request, Vitals
 from scheduler.place import Verdict, explain, place
@@ -211,6 +212,12 @@ class View:
     def rights(self, image: str) -> Mapping[str, bool]:
         """The tenants that have brought an image of that name or id; and whether they have made it."""
         return self._rights.get(image, {})
+
+    def sees(self, tenant: str, image: str) -> bool:
+        """Whether a tenant may use an image of that name or id. Names that no tenant has brought are operators' and for
+        all, ids are for those who have brought them."""
+        rights = self.rights(canonical(image))
+        return tenant in rights or not (rights or image.startswith("sha256:"))
 
     def replicas(self) -> frozenset[str]:
         """The processes that place."""

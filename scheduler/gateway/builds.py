@@ -49,7 +49,7 @@ class Builds:
         """One host for all that a client's process does for its builds: sessions, uploads, the build itself."""
         if x.caller.tenant and not self._s.view.trusts(x.caller.tenant):
             raise Forbidden("builds run beside other tenants' on their hosts: they are for trusted tenants")
-        pinned = self._s.pins.get((x.caller.who, x.caller.process, BUILD))
+        pinned = self._s.pinned(x.caller.who, x.caller.process, BUILD)
         host = next((one for one in self._s.hosts(x.caller) if one.name == pinned and one.state == "ready"), None)
         if host is None or labels.get(CONSTRAINT):
             rules = parse(labels)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from qnet.errors import InvalidRequest
-from scheduler.ask import NAME
-from scheduler.callers import Forbidden
+from qnet.errors import InvalidRequest, QnetError
+from scheduler import policy
+from scheduler.ask import ID, NAME
 from scheduler.feasible import tagged
 from scheduler.gateway.exchange import Exchange
-from scheduler.gateway.http import dumps
+from scheduler.gateway.http import Answer, dumps
 from scheduler.gateway.images import Images, joined
 from scheduler.gateway.routes import OWNER, Route
 from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts
-from scheduler.gateway.upstream import Refused
+from scheduler.gateway.upstream import Missing, Refused
 from scheduler.model import Container, Machine, called
-from scheduler.policy import check_allowed
 from scheduler.translate import NAME as NAME_LABEL
 from scheduler.translate import TENANT, cpus
 
@@ -87,12 +87,13 @@ class Containers:
             mine = {one.host for one in self._s.view.containers() if one.tenant == x.caller.tenant}
             hosts = [host for host in hosts if host.name in mine]
         borders = await self._borders(x, filters)
-        path = x.target("containers", "json", query={"filters": filters_text(filters)}).removeprefix(x.version)
-        found = await self._s.every(x, "GET", path, hosts=hosts)
+        filters["network"] = self._s.network_names(x.caller, filters.get("network", ()))
+        query = {"filters": filters_text(filters), **({"limit": ""} if borders else {})}
+        path = x.target("containers", "json", query=query).removeprefix(x.version)
+        found = await self._s.every(x, "GET", path, hosts=hosts) if hosts else {}
         entries = [self.shown(entry, host) for host, listed in found.items() for entry in listed]
         entries = [entry for entry in entries if all(inside(entry["Created"]) for inside in borders)]
-        if not x.caller.tenant:
-            entries += self._unreachable(filters, found.keys(), hosts, x)
+        entries += self._unreachable(filters, found.keys(), hosts, x)
         entries.sort(key=lambda entry: -entry["Created"])
         limit = x.request.parameter("limit")
         await x.answer(200, entries[: int(limit)] if limit.isdigit() and int(limit) else entries)
@@ -120,13 +121,15 @@ class Containers:
         self, filters: Mapping[str, list[str]], answered: Any, hosts: list[Machine], x: Exchange
     ) -> list[dict[str, Any]]:
         """What is known of containers whose hosts do not answer."""
-        if filters.keys() - {"name", "id"}:
+        if any(values for what, values in filters.items() if what not in ("name", "id", "label")):
             return []
         every = x.request.parameter("all").lower() in ("1", "true")
         up = {host.name for host in self._s.hosts(x.caller)} - {host.name for host in hosts}
         found = []
         for one in self._s.view.containers():
             if one.host in answered or one.host in up or not (one.running or every):
+                continue
+            if x.caller.tenant not in ("", one.tenant):
                 continue
             if all(_named(one, what, values) for what, values in filters.items()):
                 found.append(_remembered(one))
@@ -148,10 +151,16 @@ class Containers:
 
     def _relay(self, *what: str) -> Callable[[Exchange], Any]:
         async def relay(x: Exchange) -> None:
-            container, host = await self._s.owner(x, x.args["id"])
-            if what == ("start",):
+            try:
+                container, host = await self._s.owner(x, x.args["id"])
+            except Missing as error:
+                if what != ("kill",):
+                    raise
+                raise Missing(f"Cannot kill container: {x.args['id']}: {error}") from error
+            if what[0] in ("start", "restart"):
                 await self._s.work(self._s.desk.check_start, container)
-            status = await x.relay(host, x.target("containers", _ref(container, x.args["id"]), *what))
+            empty = b"" if what == ("start",) else None  # old engines would take another HostConfig there
+            status = await x.relay(host, x.target("containers", _ref(container, x.args["id"]), *what), empty)
             if what[0] in CHANGES and x.request.method != "GET":
                 result = "done" if status < 400 else f"refused: {status}"
                 self._s.note(x, what[0], container.name, host.name, result)
@@ -182,48 +191,64 @@ class Containers:
             raise InvalidRequest("links are of one host: remove the container, or its network")
         container, host = await self._s.owner(x, x.args["id"])
         target = x.target("containers", _ref(container, x.args["id"]))
-        async with self._s.upstreams.asked(host, "DELETE", target, {}) as answer:
-            content = await answer.content()
-            if answer.status in (204, 404):
-                await self._s.work(self._s.desk.remove, container)
-            result = "done" if answer.status == 204 else f"refused: {answer.status}"
-            self._s.note(x, "remove", container.name, host.name, result)
-            await x.hand(answer, content)
+        answer, content = await self._s.upstreams.answered(host, "DELETE", target)
+        if answer.status in (204, 404):
+            await self._s.work(self._s.desk.remove, container)
+        result = "done" if answer.status == 204 else f"refused: {answer.status}"
+        self._s.note(x, "remove", container.name, host.name, result)
+        await x.hand(answer, content)
 
     async def rename(self, x: Exchange) -> None:
         """Another name, which no other container of the fleet may have."""
         container, host = await self._s.owner(x, x.args["id"])
         name = x.request.parameter("name").removeprefix("/")
         target = x.target("containers", _ref(container, x.args["id"]), "rename")
+        if ID.fullmatch(name):
+            raise InvalidRequest(f"{name[:12]}…: a name of 64 hexadecimal digits is a container's id")
         if not NAME.fullmatch(name) or name == container.name or not container.claim:
-            await x.relay(host, target)  # the engine says what is wrong; of those of others, the agent tells
+            await x.relay(host, target, b"")  # the engine says what is wrong; of those of others, the agent tells
             return
         taken = self._s.view.container(name)
         if taken is not None:
-            raise in_use(taken)
+            raise Refused(409, f"Error when allocating new name: {in_use(taken, x.caller.tenant)}")
         renamed = await self._s.work(self._s.desk.rename, container, name)
-        status = 0
-        try:
-            status = await x.relay(host, target)
-        finally:
-            if status != 204:
-                await self._s.work(self._s.desk.rename, renamed, container.name)
+
+        async def back() -> None:
+            await self._s.work(self._s.desk.rename, renamed, container.name)
+
+        await asyncio.shield(asyncio.create_task(self._or_back(x, host, target, b"", 204, back)))
         self._s.note(x, "rename", f"{container.name} to {name}", host.name)
+
+    async def _or_back(
+        self, x: Exchange, host: Machine, target: str, body: bytes, good: int, back: Callable[[], Awaitable[None]]
+    ) -> Answer:
+        """Have an engine do what is noted already; if it does not, that is taken back before the client knows."""
+        try:
+            answer, content = await self._s.upstreams.answered(host, "POST", target, body)
+        except QnetError:
+            await back()
+            raise
+        if answer.status != good:
+            await back()
+        await x.hand(answer, content)
+        return answer
 
     async def update(self, x: Exchange) -> None:
         """Other limits: what they take of the host is reserved first."""
         container, host = await self._s.owner(x, x.args["id"])
         body = await x.json()
-        if x.caller.tenant and not self._s.view.trusts(x.caller.tenant):
-            check_allowed({}, body)
+        if not self._s.powers(x.caller):
+            body = policy.limits(body)
         asked = _resized(container, body)
-        await self._s.work(self._s.desk.resize, container, asked)
-        status = 0
-        try:
-            status = await x.relay(host, x.target("containers", _ref(container, x.args["id"]), "update"), dumps(body))
-        finally:
-            if status != 200:
-                await self._s.work(self._s.desk.resize, asked, container)
+        if int(body.get("NanoCpus") or 0) <= host.cpus * 1_000_000:  # more the engine refuses
+            await self._s.work(self._s.desk.resize, container, asked)
+
+        async def back() -> None:
+            await self._s.work(self._s.desk.resize, asked, container)
+
+        target = x.target("containers", _ref(container, x.args["id"]), "update")
+        answer = await asyncio.shield(asyncio.create_task(self._or_back(x, host, target, dumps(body), 200, back)))
+        status = answer.status
         self._s.note(x, "update", container.name, host.name, "done" if status == 200 else f"refused: {status}")
 
     async def commit(self, x: Exchange) -> None:
@@ -235,7 +260,7 @@ class Containers:
             return
         image = joined(x.request.parameter("repo"), x.request.parameter("tag"))
         await self._images.check_making(x, image, made=True)
-        body = await x.json()
+        body = policy.container(await x.json())
         async with self._s.upstreams.asked(host, "POST", target, {}, dumps(body)) as answer:
             content = await answer.content()
             if answer.status == CREATED:
@@ -249,11 +274,11 @@ class Containers:
         """Something else to run in a container."""
         container, host = await self._s.owner(x, x.args["id"])
         body = await x.json()
-        if body.get("Privileged") and x.caller.tenant and not self._s.view.trusts(x.caller.tenant):
-            raise Forbidden("exec --privileged is for trusted tenants")
+        if not self._s.powers(x.caller):
+            body = policy.exec_config(body)
 
         def remember(made: dict[str, Any]) -> dict[str, Any]:
-            self._execs[made["Id"]] = (host.name, container.name)
+            self._execs[made["Id"]] = (host.name, container.id)
             while len(self._execs) > EXECS:
                 del self._execs[next(iter(self._execs))]
             return made
@@ -283,7 +308,7 @@ class Containers:
                 return (await self._s.owner(x, known[1]))[1]
             except Refused:
                 pass
-        raise Refused(404, f"No such exec instance: {number}")
+        raise Missing(f"No such exec instance: {number}")
 
 
 def renamed(name: str, labels: Mapping[str, str]) -> str:
@@ -296,8 +321,10 @@ def _beyond(border: int, sign: int) -> Callable[[int], bool]:
     return lambda created: sign * created > sign * border
 
 
-def in_use(taken: Container) -> Refused:
-    """An engine's words for a name that another container has."""
+def in_use(taken: Container, tenant: str) -> Refused:
+    """An engine's words for a name that another container has. Of another tenant's it says no more than that."""
+    if tenant not in ("", taken.tenant):
+        return Refused(409, f'Conflict. The container name "/{taken.name}" is already in use.')
     return Refused(
         409,
         f'Conflict. The container name "/{taken.name}" is already in use by container "{taken.id}". You have to remove '
@@ -306,13 +333,14 @@ def in_use(taken: Container) -> Refused:
 
 
 def _ref(container: Container, asked: str) -> str:
-    """What its engine finds it by: as the client said it, which errors repeat, unless it is called otherwise there."""
+    """What its engine finds it by: its name if the client said that, as errors repeat it; else its id, as the beginning
+    of one may be a name there."""
     text = asked.removeprefix("/")
-    return (
-        text
-        if text == container.called or (container.id and container.id.startswith(text))
-        else (container.id or container.called)
-    )
+    if text == container.called and not ID.fullmatch(text):
+        return text
+    if not container.id:
+        raise Refused(409, f"container {container.name} is being made: try again")
+    return container.id
 
 
 def _sum(found: Mapping[str, Any], name: str) -> int:
@@ -320,11 +348,21 @@ def _sum(found: Mapping[str, Any], name: str) -> int:
 
 
 def _named(one: Container, what: str, values: list[str]) -> bool:
+    if what == "label":
+        return all(_has_label(one, value) for value in values)
     text = one.name if what == "name" else one.id
+    if not values:
+        return True
     try:
         return any(re.search(value.removeprefix("^/").removeprefix("/"), text) for value in values)
     except re.error:
         return False
+
+
+def _has_label(one: Container, value: str) -> bool:
+    name, equals, text = value.partition("=")
+    labels = {**one.labels, TENANT: one.tenant}
+    return name in labels and (not equals or labels[name] == text)
 
 
 def _remembered(one: Container) -> dict[str, Any]:

@@ -8,16 +8,16 @@ from typing import Any
 
 import msgspec
 
-from qnet.errors import Exhausted, InvalidRequest, NotFound, QnetError
+from qnet.errors import Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.tenants import DEFAULT
 from scheduler.ask import BUILT_IN, CONTAINER, NAME, Asked
-from scheduler.feasible import tagged
+from scheduler.feasible import canonical, tagged
 from scheduler.gateway.containers import in_use
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Answer, dumps
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import Services
-from scheduler.gateway.upstream import Refused, message_of
+from scheduler.gateway.upstream import Missing, Refused, message_of
 from scheduler.model import Container, Machine
 from scheduler.runs import Run, bodies
 from scheduler.translate import TENANT
@@ -45,8 +45,10 @@ class Creation:
         tenant = self._tenant(x, body)
         try:
             await self._free(x, name)
+            if x.caller.tenant:
+                body["Image"] = canonical(str(body.get("Image") or ""))
             if not self._s.sees(x.caller, str(body.get("Image") or "")):
-                raise Refused(GONE, f"No such image: {tagged(str(body.get('Image') or ''))}")
+                raise Missing(f"No such image: {tagged(str(body.get('Image') or ''))}")
             beside = await self._beside(x, body)
             run = self._run(x, self._by_name(x, body), name, tenant, bool(beside))
             asked = (await self._s.work(self._s.runs.asked, run))[0]
@@ -81,7 +83,7 @@ class Creation:
             platform=x.request.parameter("platform"),
             start=False,
             operator=x.caller.operator,
-            powers=x.caller.operator or self._s.view.trusts(tenant),
+            powers=x.caller.operator or self._s.powers(x.caller),
             beside=beside,
         )
 
@@ -107,14 +109,12 @@ class Creation:
         taken = self._s.view.container(name)
         if taken is None:
             return
-        if taken.tenant != (x.caller.tenant or taken.tenant):
-            raise Refused(TAKEN, f'Conflict. The container name "/{name}" is already in use.')
-        if taken.id:
+        if taken.id and x.caller.tenant in ("", taken.tenant):
             host = self._s.runs.up(taken)
             if await self._s.work(self._s.runs.there, host, taken) is None:
                 await self._s.work(self._s.desk.remove, taken)
                 return
-        raise in_use(taken)
+        raise in_use(taken, x.caller.tenant)
 
     async def _beside(self, x: Exchange, body: Mapping[str, Any]) -> str:
         """The host of the containers that this one shares something with; they are named by their ids from now on.
@@ -128,7 +128,10 @@ class Creation:
 
         async def own(text: str) -> str:
             name, colon, rest = text.partition(":")
-            found = await self._s.container(x, name)
+            try:
+                found = await self._s.container(x, name)
+            except Missing as error:
+                raise Refused(TAKEN, str(error)) from error  # at 404 clients would pull the image
             hosts.add(found.host)
             return f"{found.id}{colon}{rest}"
 
@@ -147,7 +150,7 @@ class Creation:
     async def _placed(self, x: Exchange, asked: Asked, beside: str) -> Container | None:
         """None: the engine refuses, and the client has its words."""
         image = asked.request.image
-        pinned = beside or self._s.pins.get((x.caller.who, x.caller.process, image), "")
+        pinned = beside or self._s.pinned(x.caller.who, x.caller.process, image)
         if pinned:
             try:
                 return await self._try(x, _on(asked, {pinned}), {pinned})
@@ -164,16 +167,22 @@ class Creation:
             body, others = bodies(asked, placed)
             query = {"name": placed.called}
             target = x.target("containers", "create", query=query)
-            async with self._s.upstreams.asked(host, "POST", target, {}, dumps(body)) as answer:
-                content = await answer.content()
+            answer, content = await self._s.upstreams.answered(host, "POST", target, dumps(body))
             if answer.status == CREATED:
                 created = str(msgspec.json.decode(content)["Id"])
                 for network, settings in others:
                     await self._connect(x, host, network, created, settings)
                 made = await self._s.work(self._s.runs.confirm, placed, created, running=False)
-        finally:
-            if made is None:
-                await self._s.work(self._s.runs.undo, placed)
+        except Unavailable:
+            self._s.later(self._s.work(self._s.runs.undo, placed))  # it may take as long again
+            raise
+        except QnetError:
+            await self._s.work(self._s.runs.undo, placed)
+            raise
+        if made is None:
+            await self._s.work(self._s.runs.undo, placed)
+        else:
+            self._s.pins.pop((x.caller.who, x.caller.process, placed.image), None)
         if made is None and answer.status == GONE and "image" in message_of(content).lower():
             return await self._elsewhere(x, asked, hosts, host, answer, content)
         await x.hand(answer, content)

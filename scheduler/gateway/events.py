@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
 from qnet.errors import QnetError
 from scheduler.gateway.containers import renamed
 from scheduler.gateway.exchange import Exchange
-from scheduler.gateway.http import dumps
+from scheduler.gateway.http import Broken, dumps
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, take_hosts
 from scheduler.gateway.upstream import BAD, MOST, Refused, message_of
@@ -25,7 +26,10 @@ WAITING = 4096  # events that a client may be late
 HOSTS_AGAIN = 1.0  # seconds until a host that has joined, or come back, is heard
 FIRST = 2.0  # seconds for hosts to begin before the client is told that they have
 
+NANO = 10**9
+
 Event = tuple[dict[str, Any], bytes]
+LOST: Event = ({}, b"")
 
 
 class Topic:
@@ -39,14 +43,18 @@ class Topic:
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._begun: set[str] = set()
         self.listeners: set[asyncio.Queue[Event | None]] = set()
-        self.refused: QnetError | None = None
+        self._refusals: dict[str, QnetError] = {}
+        self._last: dict[str, int] = {}  # when each host's last event was, in nanoseconds
         self._task = asyncio.create_task(self._run())
 
     async def begun(self) -> None:
-        """All hosts tell now, or one has refused, or they were given their time."""
+        """All hosts tell now, or were given their time. Raises Refused: all refuse."""
         deadline = asyncio.get_running_loop().time() + FIRST
-        while asyncio.get_running_loop().time() < deadline and self.refused is None:
-            if {host.name for host in self._hosts()} <= self._begun:
+        while asyncio.get_running_loop().time() < deadline:
+            hosts = {host.name for host in self._hosts()}
+            if hosts <= self._begun | self._refusals.keys():
+                if hosts and hosts <= self._refusals.keys():
+                    raise next(iter(self._refusals.values()))
                 return
             await asyncio.sleep(0.005)
 
@@ -73,10 +81,11 @@ class Topic:
 
     async def _follow(self, host: Machine) -> None:
         try:
-            async with self._s.upstreams.asked(host, "GET", self._path, {}) as answer:
+            async with self._s.upstreams.asked(host, "GET", self._from(host), {}) as answer:
                 if answer.status >= BAD:
-                    self.refused = Refused(answer.status, message_of(await answer.content(MOST)))
+                    self._refusals[host.name] = Refused(answer.status, message_of(await answer.content(MOST)))
                     return
+                self._refusals.pop(host.name, None)
                 self._begun.add(host.name)
                 left = b""
                 async for piece in answer.pieces():
@@ -89,6 +98,15 @@ class Topic:
             if not self._ends:
                 self._begun.discard(host.name)
 
+    def _from(self, host: Machine) -> str:
+        """What is asked of a host: of one that was heard before, from its last event on."""
+        last = self._last.get(host.name)
+        if last is None:
+            return self._path
+        path, _, query = self._path.partition("?")
+        kept = [(name, value) for name, value in parse_qsl(query) if name != "since"]
+        return f"{path}?{urlencode([*kept, ('since', f'{last // NANO}.{last % NANO:09}')])}"
+
     def _tell(self, line: bytes, host: Machine) -> None:
         try:
             event = msgspec.json.decode(line)
@@ -99,6 +117,11 @@ class Topic:
         except (msgspec.MsgspecError, KeyError, TypeError):
             logger.warning("host %s told an event that is none", host.name)
             return
+        when = event.get("timeNano")
+        if isinstance(when, int):
+            if when <= self._last.get(host.name, 0):
+                return  # told before the stream broke off
+            self._last[host.name] = when
         data = dumps(event)
         for listener in self.listeners:
             _offer(listener, (event, data))
@@ -108,7 +131,7 @@ def _offer(listener: asyncio.Queue[Event | None], event: Event | None) -> None:
     """A client that takes nothing loses its stream, and nobody waits for it."""
     if listener.full():
         listener.get_nowait()
-        listener.put_nowait(None)
+        listener.put_nowait(LOST)
     else:
         listener.put_nowait(event)
 
@@ -131,6 +154,7 @@ class Events:
         hosts = take_hosts(filters, self._s.hosts(x.caller))
         narrowed = len(filters.get("label", [])) != len(before)
         names = frozenset(host.name for host in hosts)
+        filters["network"] = self._s.network_names(x.caller, filters.get("network", ()))
         path = x.target("events", query={"filters": filters_text(filters)})
         shared = not (x.request.parameter("since") or x.request.parameter("until"))
 
@@ -144,12 +168,10 @@ class Events:
             topic = Topic(self._s, path, listed, ends=bool(x.request.parameter("until")))
             if shared:
                 self._topics[key] = topic
-        listener: asyncio.Queue[Event | None] = asyncio.Queue(WAITING)
+        listener: asyncio.Queue[Event | None] = asyncio.Queue(WAITING if shared else 0)  # history comes all at once
         topic.listeners.add(listener)
         try:
             await topic.begun()
-            if topic.refused is not None:
-                raise topic.refused
             await x.watched(self._tell(x, listener))
         finally:
             topic.listeners.discard(listener)
@@ -162,6 +184,8 @@ class Events:
         async with x.stream() as send:
             while (found := await listener.get()) is not None:
                 event, data = found
+                if found is LOST:
+                    raise Broken("the client was too slow: events are lost")
                 if not x.caller.tenant or await self._mine(x, event):
                     await send(data)
 

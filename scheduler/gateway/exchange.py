@@ -61,8 +61,10 @@ class Exchange:
         self.version = ""
         self.path = ""
         self.args: dict[str, str] = {}
+        self.body: bytes | None = None
         self.begun = False
         self.lasts = True
+        self.relayed = False  # whether the connection itself was handed over
         self._upstreams = upstreams
         self._headers = headers
 
@@ -71,7 +73,7 @@ class Exchange:
     async def json(self) -> dict[str, Any]:
         """The body, an object. Raises InvalidRequest."""
         await self.welcome()
-        data = await self.request.content()
+        data = self.body = await self.request.content()
         try:
             found = msgspec.json.decode(data) if data.strip() else {}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -103,11 +105,12 @@ class Exchange:
         """A whole answer: JSON, or nothing; bytes as they are."""
         data = b"" if value is None else value if isinstance(value, bytes) else dumps(value)
         kind = {"Content-Type": JSON} if value is not None else {}
-        length = {} if status in (204, 304) else {"Content-Length": str(len(data))}
+        bare = status in (204, 304) or self.request.method == "HEAD"
+        length = {} if status in (204, 304) else {"Content-Length": "0" if bare else str(len(data))}
         close = {} if self.lasts else {"Connection": "close"}
         self.begun = True
         head = answer_head(status, {**self._headers, **kind, **(headers or {}), **length, **close})
-        await self.client.write(head if self.request.method == "HEAD" else head + data)
+        await self.client.write(head if bare else head + data)
 
     async def refuse(self, status: int, message: str) -> None:
         """An error, as engines tell it."""
@@ -175,12 +178,13 @@ class Exchange:
     ) -> int:
         """The same with JSON values that are changed on their way; errors are not."""
         await self.welcome()
+        body = await self.request.content() if body is None else body
         async with self._upstreams.lent(host, self._head(target, body) + (body or b""), self.request.method) as (
             _,
             wait,
         ):
             answer = await self.watched(wait())
-            content = await answer.content(MOST)
+            content = await self.watched(answer.content(MOST))
             value = msgspec.json.decode(content) if answer.status < BAD and content.strip() else None
             await after(answer.status)
             await self.hand(answer, content if value is None else dumps(change(value)))
@@ -222,7 +226,7 @@ class Exchange:
 
     async def _hand_over(self, answer: Answer, peer: Peer) -> int:
         """From here on the connection belongs to the two ends."""
-        self.begun, self.lasts = True, False
+        self.begun, self.lasts, self.relayed = True, False, True
         await self.client.write(answer.raw)
         await pump(self.client, peer)
         return answer.status
@@ -231,8 +235,10 @@ class Exchange:
         """The client's body goes up while the answer comes down: an engine may answer before it has all."""
 
         async def send() -> None:
+            peer.sending = True
             async for data in self.request.body():
                 await peer.write(data)
+            peer.sending = False
 
         sending, waiting = asyncio.create_task(send()), asyncio.create_task(wait())
         try:
@@ -242,7 +248,7 @@ class Exchange:
             if answer.raw_stream:
                 await sending
                 return await self._hand_over(answer, peer)
-            await self._pass_on(answer)
+            await self._beside(sending, self._pass_on(answer))
             self.lasts = self.lasts and self.request.ended
             return answer.status
         finally:
@@ -250,15 +256,28 @@ class Exchange:
                 task.cancel()
             await asyncio.gather(sending, waiting, return_exceptions=True)
 
+    async def _beside(self, sending: asyncio.Task[None], passing: Coroutine[Any, Any, None]) -> None:
+        """Pass the answer on. Raises ClientGone though the client was still sending."""
+        if not sending.done():
+            doing = asyncio.ensure_future(passing)
+            try:
+                await asyncio.wait({sending, doing}, return_when=asyncio.FIRST_COMPLETED)
+                if sending.done() and isinstance(error := sending.exception(), ClientGone):
+                    raise error
+                passing = _of(doing)
+                await (self.watched(passing) if sending.done() else passing)
+            finally:
+                doing.cancel()
+                await asyncio.gather(doing, return_exceptions=True)
+        else:
+            await self.watched(passing)
+
     async def _after(self, sending: asyncio.Task[None], waiting: asyncio.Task[Answer]) -> Answer:
         """The answer, when all is sent, or when the engine takes no more: it says why then."""
 
-        async def answer() -> Answer:
-            return await asyncio.shield(waiting)
-
         error = sending.exception()
         if error is None:
-            return await self.watched(answer())
+            return await self.watched(_of(waiting))
         if not isinstance(error, Broken):
             raise error
         try:
@@ -266,3 +285,7 @@ class Exchange:
                 return await waiting
         except TimeoutError:
             raise error from None
+
+
+async def _of(task: asyncio.Future[T]) -> T:
+    return await asyncio.shield(task)

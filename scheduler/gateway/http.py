@@ -13,11 +13,12 @@ from urllib.parse import parse_qsl
 import httptools
 import msgspec
 
-from qnet.errors import InvalidRequest, Unavailable
+from qnet.errors import InvalidRequest, QnetError, Unavailable
 from scheduler.streams import Data, Stream
 
 MAX_HEAD = 1 << 20  # bytes, as Go's servers take
-MAX_BODY = 16 << 20  # of what is read whole
+MAX_BODY = 2 << 20  # of what is read whole
+MAX_AHEAD = 64 << 10  # of what a client sends before it has its answer
 HEAD_TIME = 30.0  # seconds that a head may take from its first byte on
 END = b"\r\n\r\n"
 CONTINUE, SWITCHING, NO_CONTENT, NOT_MODIFIED = 100, 101, 204, 304
@@ -46,6 +47,7 @@ class Peer:
     def __init__(self, stream: Stream, lost: type[Broken | ClientGone]) -> None:
         self.stream = stream
         self.lost = lost
+        self.sending = False  # whether a body is on its way there
         self._left = b""
         self._ahead: asyncio.Task[bytes] | None = None
 
@@ -84,17 +86,18 @@ class Peer:
         self._left = data + self._left
 
     async def gone(self) -> None:
-        """Returns when the other end sends no more, or broke off; what it sends meanwhile is kept."""
-        if self._left:
-            await asyncio.Event().wait()
-        # a task of its own, which nobody cancels: a read that is cancelled may lose what it has read
-        self._ahead = self._ahead or asyncio.create_task(self.stream.read())
-        try:
-            found = await asyncio.shield(self._ahead)
-        except OSError:
-            return
-        if found:
-            await asyncio.Event().wait()
+        """Returns when the other end sends no more, or broke off, or sends too much; what comes meanwhile is kept."""
+        while len(self._left) < MAX_AHEAD:
+            # a task of its own, which nobody cancels: a read that is cancelled may lose what it has read
+            self._ahead = self._ahead or asyncio.create_task(self.stream.read())
+            try:
+                found = await asyncio.shield(self._ahead)
+            except OSError:
+                return
+            if not found:
+                return  # the next read tells the same
+            self._ahead = None
+            self._left += found
 
     async def head(self) -> bytes:
         """The next head; nothing: the other end sends no more. Raises Malformed."""
@@ -103,7 +106,9 @@ class Peer:
             return b""
         found = bytearray(data)
         async with _deadline():
-            while (place := found.find(END)) < 0:
+            start = 0
+            while (place := found.find(END, start)) < 0:
+                start = max(0, len(found) - len(END))
                 if len(found) > MAX_HEAD:
                     raise Malformed(f"the head of the request has more than {MAX_HEAD >> 10} KiB", 431)
                 data = await self.read()
@@ -135,6 +140,7 @@ class Message:
     """What requests and answers have in common: headers, and a body that is read once."""
 
     kind: Any
+    wrong: type[QnetError]
 
     def __init__(self, peer: Peer, raw: bytes) -> None:
         self.raw = raw
@@ -142,6 +148,7 @@ class Message:
         self.headers: dict[str, str] = {}
         self.url = b""
         self.ended = False
+        self.keep_alive = False  # whether the other end would take another one on the same connection
         self._begun = 0
         self._peer = peer
         self._parser = self.kind(self)
@@ -150,7 +157,7 @@ class Message:
         except httptools.HttpParserUpgrade:
             pass
         except httptools.HttpParserError as error:
-            raise Malformed(f"no HTTP: {error}") from error
+            raise self.wrong(f"no HTTP: {error}") from error
         self.chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
         length = self.headers.get("content-length")
         self.length = None if self.chunked or length is None else int(length)
@@ -173,10 +180,12 @@ class Message:
         """The body has ended."""
         self.ended = True
 
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the other end would take another one on the same connection."""
-        return bool(self._parser.should_keep_alive())
+    def on_headers_complete(self) -> None:
+        """The head is read: later on, the parser has forgotten this."""
+        self.keep_alive = bool(self._parser.should_keep_alive())
+
+    def _too_long(self, most: int) -> QnetError:
+        return self.wrong(f"the body has more than {most >> 20} MiB")
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body as it is sent, piece by piece. Raises Malformed."""
@@ -208,8 +217,8 @@ class Message:
         async for data in self.body():
             if self.chunked:
                 parser.feed_data(data)
-                yield collector.take()
-            else:
+                data = collector.take()
+            if data:  # what is nothing would end it for others
                 yield data
 
     async def content(self, most: int = MAX_BODY) -> bytes:
@@ -218,7 +227,7 @@ class Message:
         async for data in self.pieces():
             found += data
             if len(found) > most:
-                raise Malformed(f"the body has more than {most >> 20} MiB", 413)
+                raise self._too_long(most)
         return bytes(found)
 
     async def _some(self) -> bytes:
@@ -231,15 +240,16 @@ class Message:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            raise Malformed(f"a body that is not chunked as it says: {error}") from error
+            raise self.wrong(f"a body that is not chunked as it says: {error}") from error
         if self._begun > 1:
-            raise Malformed("something behind a chunked body: wait for the answer")
+            raise self.wrong("something behind a chunked body: wait for the answer")
 
 
 class Request(Message):
     """A request whose head was read."""
 
     kind = httptools.HttpRequestParser
+    wrong = Malformed
 
     def __init__(self, peer: Peer, raw: bytes) -> None:
         super().__init__(peer, raw)
@@ -255,6 +265,9 @@ class Request(Message):
             raise Malformed("the request's target is no URL") from error
         self.path = (target.path or b"/").decode("latin-1")
         self.query_text = (target.query or b"").decode("latin-1")
+
+    def _too_long(self, most: int) -> QnetError:
+        return Malformed(f"the body has more than {most >> 20} MiB", 413)
 
     @property
     def query(self) -> list[tuple[str, str]]:
@@ -275,6 +288,7 @@ class Answer(Message):
     """An answer whose head was read."""
 
     kind = httptools.HttpResponseParser
+    wrong = Broken
 
     def __init__(self, peer: Peer, raw: bytes, method: str) -> None:
         super().__init__(peer, raw)

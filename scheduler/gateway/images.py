@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
 from qnet.errors import Conflict, Exhausted, InvalidRequest
 from scheduler.ask import IMAGE
 from scheduler.callers import Forbidden
-from scheduler.feasible import tagged
+from scheduler.feasible import canonical
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts
 from scheduler.gateway.spreading import Spreading
-from scheduler.gateway.upstream import BAD, Refused
+from scheduler.gateway.upstream import BAD, GONE, Missing, Refused
 from scheduler.model import Machine
 
 AUTH = "x-registry-auth"
@@ -40,8 +41,8 @@ class Images:
             Route("GET", "/images/get", "owner", self.save_several),
             Route("GET", f"{one}/get", "owner", self.save),
             Route("GET", f"{one}/json", "owner", self.inspect),
-            Route("GET", f"{one}/history", "owner", self._relay("history")),
-            Route("POST", f"{one}/push", "owner", self._relay("push")),
+            Route("GET", f"{one}/history", "owner", self.history),
+            Route("POST", f"{one}/push", "owner", self.push),
             Route("POST", f"{one}/tag", "fanned out", self.tag),
             Route("DELETE", one, "fanned out", self.remove),
             Route("GET", "/distribution/{image}/json", "one host", self._registry),
@@ -81,10 +82,15 @@ class Images:
 
     # -- one of them -----------------------------------------------------------------------------------------
 
-    async def holders(self, x: Exchange, image: str) -> list[Machine]:
-        """The hosts that have an image which the caller may see. Raises Refused: none has."""
+    async def holders(self, x: Exchange, image: str, *, every: bool = False) -> list[Machine]:
+        """Hosts that have an image which the caller may see; `every`: all of them, else those that are known first.
+
+        Raises:
+            Missing: none has.
+        """
         hosts = self._s.hosts(x.caller)
-        likely = [host for host in hosts if tagged(image) in self._s.view.vitals(host.name).images]
+        known = [host for host in hosts if canonical(image) in self._s.view.vitals(host.name).images]
+        likely = [] if every else known
         for some in (likely, [host for host in hosts if host not in likely]):
             found, failed = await self._s.upstreams.each(
                 some, lambda host: self._s.upstreams.call(host, "GET", x.target("images", image, "json", query={}))
@@ -94,21 +100,22 @@ class Images:
                 has = [host for host in has if self._told_sees(x, image, found[host.name])]
             if has:
                 return has
-            strange = [error for error in failed.values() if isinstance(error, Refused) and error.status != 404]
+            strange = [error for error in failed.values() if isinstance(error, Refused) and error.status != GONE]
             if strange:
                 raise strange[0]
-        raise Refused(404, f"No such image: {tagged(image) if not image.startswith(ID) else image}")
+        raise Missing(f"No such image: {canonical(image) if not image.startswith(ID) else image}")
 
     def _told_sees(self, x: Exchange, image: str, told: Mapping[str, Any]) -> bool:
         """A tenant sees what it has brought, by the name under which it did, or by the image's own."""
         tags = told.get("RepoTags") or ()
-        if tagged(image) in tags:
+        if canonical(image) in tags:
             return self._s.sees(x.caller, image)
         return self._s.sees(x.caller, str(told["Id"])) or any(self._s.sees(x.caller, tag) for tag in tags)
 
     async def inspect(self, x: Exchange) -> None:
         """All of one, as the first host that has it tells."""
-        has = await self.holders(x, x.args["image"])
+        image = self._asked(x)
+        has = await self.holders(x, image)
         names = ",".join(host.name for host in has)
 
         def shown(found: dict[str, Any]) -> dict[str, Any]:
@@ -118,19 +125,35 @@ class Images:
                 found["RepoTags"] = [tag for tag in found.get("RepoTags") or () if self._s.sees(x.caller, tag)]
             return found
 
-        await x.rewritten(has[0], x.target("images", x.args["image"], "json"), shown)
+        await x.rewritten(has[0], x.target("images", image, "json"), shown)
 
-    def _relay(self, what: str) -> Callable[[Exchange], Any]:
-        async def relay(x: Exchange) -> None:
-            image = x.args["image"]
-            if what == "push" and x.caller.tenant and not self._s.sees(x.caller, image):
-                raise Refused(404, f"An image does not exist locally with the tag: {image}")
-            has = await self.holders(x, _with_tag(x, image))
-            status = await x.relay(has[0], x.target("images", image, what))
-            if what == "push":
-                self._s.note(x, "image push", image, has[0].name, "done" if status < BAD else "refused")
+    def _asked(self, x: Exchange, name: str = "") -> str:
+        """The image of a request. Of a tenant's there is one way only to say it: engines know more."""
+        image = name or x.args["image"]
+        return canonical(image) if x.caller.tenant else image
 
-        return relay
+    async def history(self, x: Exchange) -> None:
+        """What it was made of."""
+        image = self._asked(x)
+        has = await self.holders(x, image)
+        await x.relay(has[0], x.target("images", image, "history"))
+
+    async def push(self, x: Exchange) -> None:
+        """Bring it to its registry, from a host that has it."""
+        image = joined(x.args["image"], x.request.parameter("tag"))
+        try:
+            has = await self.holders(x, self._asked(x, image))
+        except Missing:
+            if x.caller.tenant:
+                raise
+            has = [self._s.any_host(x.caller)]  # whose engine tells it in the middle of the progress
+        if x.caller.tenant:
+            repo, _, tag = canonical(image).rpartition(":")
+            target = x.target("images", repo, "push", query={"tag": tag})
+        else:
+            target = x.target("images", x.args["image"], "push")
+        status = await x.relay(has[0], target)
+        self._s.note(x, "image push", image, has[0].name, _result(status))
 
     def _any(self, *path: str) -> Callable[[Exchange], Any]:
         async def relay(x: Exchange) -> None:
@@ -143,46 +166,50 @@ class Images:
 
     async def save(self, x: Exchange) -> None:
         """One image as a tar file."""
-        has = await self.holders(x, x.args["image"])
-        await x.relay(has[0], x.target("images", x.args["image"], "get"))
+        image = self._asked(x)
+        has = await self.holders(x, image)
+        await x.relay(has[0], x.target("images", image, "get", query={"names": ""}))
 
     async def save_several(self, x: Exchange) -> None:
         """Several, from a host that has all of them."""
-        names = [value for name, value in x.request.query if name == "names"]
+        names = [self._asked(x, value) for name, value in x.request.query if name == "names" and value]
         if not names:
-            await x.relay(self._s.any_host(x.caller), x.target("images", "get"))
-            return
-        has = [await self.holders(x, name) for name in names]
+            raise Missing("no image is named", 400)
+        has = [await self.holders(x, name, every=True) for name in names]
         all_ = [host for host in has[0] if all(host in one for one in has)]
         if not all_:
             raise Conflict(f"no host has all of {', '.join(names)}: save them one by one, or pull them first")
-        await x.relay(all_[0], x.target("images", "get"))
+        kept = [(name, value) for name, value in x.request.query if name != "names"]
+        text = urlencode([*kept, *(("names", name) for name in names)])
+        await x.relay(all_[0], f"{x.target('images', 'get', query={}).partition('?')[0]}?{text}")
 
     # -- changes ---------------------------------------------------------------------------------------------
 
     async def bring(self, x: Exchange) -> None:
         """Pull, on the host that was picked for a container that waits for it, or on all; or import on all."""
-        source = x.request.parameter("fromSrc")
-        name, tag = x.request.parameter("fromImage"), x.request.parameter("tag")
-        image = joined(name or x.request.parameter("repo"), tag)
+        source, tag = x.request.parameter("fromSrc"), x.request.parameter("tag")
+        image = joined(x.request.parameter("fromImage") or x.request.parameter("repo"), tag)
         if image and not IMAGE.fullmatch(image):
             raise InvalidRequest(f"image {image[:64]!r}: give the name of an image")
-        await self.check_making(x, image, made=bool(source))
-        pinned = self._s.pins.get((x.caller.who, x.caller.process, image)) or self._s.pins.get(
-            (x.caller.who, x.caller.process, _untagged(image))
-        )
+        did, target = "image import" if source else "image pull", x.target("images", "create")
+        if x.caller.tenant:
+            if source not in ("", "-") or not image:
+                raise Forbidden("hosts fetch nothing for a tenant: give the name of an image, or send it")
+            await self.check_making(x, image, made=bool(source))
+            image = canonical(image)
+            name = {"repo": image, "fromImage": ""} if source else {"fromImage": image, "repo": ""}
+            target = x.target("images", "create", query={**name, "tag": ""})
+        client = (x.caller.who, x.caller.process)
+        pinned = self._s.pinned(*client, image) or self._s.pinned(*client, image.removesuffix(":latest"))
         hosts = [host for host in self._s.hosts(x.caller) if host.name == pinned] or self._s.hosts(x.caller)
         if not hosts:
             raise Exhausted("no host is up")
-        target = x.target("images", "create")
         if len(hosts) == 1 and not x.caller.tenant:
             status = await x.relay(hosts[0], target)
-            self._s.note(x, "image import" if source else "image pull", image, hosts[0].name, _result(status))
+            self._s.note(x, did, image, hosts[0].name, _result(status))
             return
         headers = {AUTH: x.request.headers[AUTH]} if AUTH in x.request.headers else {}
-        await self._everywhere(
-            x, Spreading(self._s.upstreams, hosts, target, headers), "image import" if source else "image pull", image
-        )
+        await self._everywhere(x, Spreading(self._s.upstreams, hosts, target, headers), did, image)
 
     async def load(self, x: Exchange) -> None:
         """Load images on all hosts."""
@@ -196,61 +223,61 @@ class Images:
         await self._everywhere(x, spreading, "image load")
 
     async def _everywhere(self, x: Exchange, spreading: Spreading, did: str, image: str = "") -> None:
-        async def granted() -> None:
-            if image and x.caller.tenant:
-                made = did != "image pull"
-                await self._s.work(self._s.desk.grant, x.caller.tenant, tagged(image), made=made)
-
+        """A tenant has the right to what it brings before it is there: until then, nobody else may see it either."""
+        made, tenant = did != "image pull", x.caller.tenant
+        rights = self._s.view.rights(canonical(image))
+        fresh = bool(tenant and image) and tenant not in rights and (made or bool(rights) or not self._anywhere(image))
+        if fresh:
+            await self._s.work(self._s.desk.grant, tenant, canonical(image), made=made)
         try:
-            await x.watched(spreading.answer(x, granted))
+            await spreading.answer(x)
         finally:
-            done = spreading.done
-            self._s.note(x, did, image, ", ".join(done), "done" if done else "refused")
+            if fresh and not spreading.done:
+                self._s.later(self._s.work(self._s.desk.revoke, tenant, canonical(image)))
+            self._s.note(x, did, image, ", ".join(spreading.done), "done" if spreading.done else "refused")
 
     async def check_making(self, x: Exchange, image: str, *, made: bool) -> None:
         """Whether a tenant may bring something under a name. Raises Forbidden."""
         if x.caller.tenant and image:
-            rights = self._s.view.rights(tagged(image))
-            others = any(made for tenant, made in rights.items() if tenant != x.caller.tenant)
-            if others or (made and not self._s.sees(x.caller, image) and self._anywhere(image)):
+            rights = self._s.view.rights(canonical(image))
+            others = [theirs for tenant, theirs in rights.items() if tenant != x.caller.tenant]
+            not_its_own = not rights.get(x.caller.tenant) and (others or self._anywhere(image))
+            if any(others) or (made and not_its_own):
                 raise Forbidden(f"image {image[:64]}: somebody else's image has that name: choose another")
 
     def _anywhere(self, image: str) -> bool:
-        return any(tagged(image) in self._s.view.vitals(one.name).images for one in self._s.view.machines())
+        return any(canonical(image) in self._s.view.vitals(one.name).images for one in self._s.view.machines())
 
     async def tag(self, x: Exchange) -> None:
         """Another name, on every host that has the image."""
-        image = joined(x.request.parameter("repo"), x.request.parameter("tag"))
+        image, source = joined(x.request.parameter("repo"), x.request.parameter("tag")), self._asked(x)
         await self.check_making(x, image, made=True)
-        has = await self.holders(x, x.args["image"])
-        first, *others = has
+        first, *others = await self.holders(x, source, every=True)
+        query = {"repo": canonical(image), "tag": ""} if x.caller.tenant else None
+        target = x.target("images", source, "tag", query=query)
+        if x.caller.tenant:
+            await self._s.work(self._s.desk.grant, x.caller.tenant, canonical(image), made=True)
         for host in others:
-            await self._s.upstreams.call(host, "POST", x.target("images", x.args["image"], "tag"))
-
-        async def granted(status: int) -> None:
-            if status < BAD and x.caller.tenant:
-                await self._s.work(self._s.desk.grant, x.caller.tenant, tagged(image), made=True)
-
-        status = await x.relay(first, x.target("images", x.args["image"], "tag"), None, granted)
-        self._s.note(
-            x, "image tag", f"{x.args['image']} as {image}", ", ".join(one.name for one in has), _result(status)
-        )
+            await self._s.upstreams.call(host, "POST", target)
+        status = await x.relay(first, target, b"")
+        where = ", ".join(host.name for host in (first, *others))
+        self._s.note(x, "image tag", f"{source} as {image}", where, _result(status))
 
     async def remove(self, x: Exchange) -> None:
-        """Remove an image from every host that has it."""
-        image = x.args["image"]
-        has = await self.holders(x, image)
+        """Remove an image from every host that has it. A tenant gives up its right, and what only it has made goes."""
+        image = self._asked(x)
+        has = await self.holders(x, image, every=True)
         if x.caller.tenant:
-            name = tagged(image)
-            await self._s.work(self._s.desk.revoke, x.caller.tenant, name)
-            if self._s.view.rights(name).keys() - {x.caller.tenant} or image.startswith(ID):
-                await x.answer(200, [{"Untagged": name}])
+            rights = dict(self._s.view.rights(image))
+            await self._s.work(self._s.desk.revoke, x.caller.tenant, image)
+            if rights != {x.caller.tenant: True} or image.startswith(ID):
+                await x.answer(200, [{"Untagged": image}])
                 return
         found, failed = await self._s.upstreams.each(
             has, lambda host: self._s.upstreams.call(host, "DELETE", x.target("images", image))
         )
         self._s.note(x, "image remove", image, ", ".join(found), "done" if found else "refused")
-        refused = [error for error in failed.values() if not (isinstance(error, Refused) and error.status == 404)]
+        refused = [error for error in failed.values() if not (isinstance(error, Refused) and error.status == GONE)]
         if refused:
             raise refused[0]
         gone = {msgspec.json.encode(one): one for told in found.values() for one in told or ()}
@@ -275,18 +302,12 @@ def _union(one: list[str] | None, other: list[str] | None) -> list[str]:
 
 
 def joined(name: str, tag: str) -> str:
+    """An image's name of its parts. Raises InvalidRequest: there are two tags."""
     if not tag or not name:
         return name
+    if ":" in name.rpartition("/")[2] or "@" in name:
+        raise InvalidRequest(f"image {name[:64]!r} with tag {tag[:64]!r}: one of them")
     return f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
-
-
-def _untagged(image: str) -> str:
-    """Without `:latest`, as a client that did not say it."""
-    return image.removesuffix(":latest")
-
-
-def _with_tag(x: Exchange, image: str) -> str:
-    return joined(image, x.request.parameter("tag"))
 
 
 def _result(status: int) -> str:

@@ -31,6 +31,7 @@ from scheduler.gateway.volumes import Volumes
 logger = logging.getLogger(__name__)
 
 PATIENCE = 3.0  # seconds for what is being answered when it is to stop
+SWITCH = 0.0005  # seconds that a thread may keep the loop, or those who place, from going on
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ async def run(config: Settings) -> None:
     tls = server_context(own.ca, own.cert, own.key) if own.listen else None
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    sys.setswitchinterval(SWITCH)
     made = replica(config)
     services, system, router = build(made, config)
     server = Server(router, services.upstreams, system.headers)
@@ -58,12 +60,12 @@ async def run(config: Settings) -> None:
     if tls is not None:
         server.listen_tcp(own.listen, tls)
     made.start()
-    following, stopped = asyncio.create_task(system.follow()), asyncio.Event()
+    watching, stopped = asyncio.gather(system.follow(), system.cut()), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()
     await server.stop(PATIENCE)
-    following.cancel()
+    watching.cancel()
     services.close()
     made.stop()
 
@@ -76,5 +78,5 @@ def build(made: Replica, config: Settings) -> tuple[Services, System, Router]:
     containers, volumes = Containers(services, images), Volumes(services)
     system = System(services, containers, images, volumes)
     parts = (system, Creation(services), containers, images, Networks(services), volumes, Builds(services))
-    router = Router([route for part in (*parts, Events(services)) for route in part.routes()])
+    router = Router([route for part in (*parts, Events(services)) for route in part.routes()], services.any_host)
     return services, system, router

@@ -7,14 +7,15 @@ from typing import Any
 
 from qnet.engine import ADDRESS_SPACE
 from qnet.errors import Conflict, InvalidRequest, QnetError
+from scheduler import policy
 from scheduler.ask import BUILT_IN
 from scheduler.callers import Forbidden
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import dumps
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts
-from scheduler.gateway.upstream import Refused
-from scheduler.model import Machine, Network
+from scheduler.gateway.upstream import Missing, Refused
+from scheduler.model import AUTO, Container, Machine, Network
 from scheduler.networks import DRIVER, NetworkAsked
 from scheduler.translate import ID
 
@@ -203,19 +204,36 @@ class Networks:
         filters = filters_of(x)
         hosts, gone = take_hosts(filters, self._s.hosts(x.caller)), []
         wanted, unwanted = filters.get("label", []), filters.get("label!", [])
-        users = {name for one in self._s.view.containers() for name in one.networks}
-        for network in self._s.view.networks():
-            mine = x.caller.tenant in ("", network.tenant) and network.name not in users and "until" not in filters
-            if mine and all(_has(network, one) for one in wanted) and not any(_has(network, one) for one in unwanted):
-                await self._s.work(self._s.networks.remove, network.name, x.caller.tenant)
-                gone.append(network.name)
-        if not x.caller.tenant:
-            own = filters_text({**filters, "label!": [*unwanted, ID]})
+        own = filters_text({**filters, "label!": [*unwanted, ID]})
+        if not x.caller.tenant:  # engines first: they refuse filters that make no sense
             path = x.target("networks", "prune", query={"filters": own}).removeprefix(x.version)
             found = await self._s.every(x, "POST", path, hosts=hosts)
-            gone += [name for answer in found.values() for name in answer.get("NetworksDeleted") or ()]
+            gone = [name for answer in found.values() for name in answer.get("NetworksDeleted") or ()]
+        users = {name for one in self._s.view.containers() for name in one.networks}
+        for network in self._s.view.networks():
+            mine = x.caller.tenant in ("", network.tenant) and network.name not in users
+            known = not filters.keys() - {"label", "label!"}
+            if (
+                mine
+                and known
+                and all(_has(network, one) for one in wanted)
+                and not any(_has(network, one) for one in unwanted)
+            ):
+                await self._s.work(self._s.networks.remove, network.name, x.caller.tenant)
+                gone.append(network.name)
         self._s.note(x, "network prune", ", ".join(gone))
         await x.answer(200, {"NetworksDeleted": gone or None})
+
+    def _attached(self, x: Exchange, what: str, body: Mapping[str, Any], container: Container) -> dict[str, Any]:
+        """What the engine is told, of the fields that are known."""
+        found: dict[str, Any] = {"Container": container.id or container.called}
+        if what == "disconnect":
+            return {**found, "Force": bool(body.get("Force"))}
+        settings = body.get("EndpointConfig") or {}
+        if not self._s.powers(x.caller):
+            settings = policy.endpoint(settings)
+        ipam = {name: value for name, value in (settings.get("IPAMConfig") or {}).items() if value != AUTO}
+        return {**found, "EndpointConfig": {**settings, "IPAMConfig": ipam or None}}
 
     def _attach(self, what: str) -> Callable[[Exchange], Any]:
         async def attach(x: Exchange) -> None:
@@ -228,10 +246,7 @@ class Networks:
                 raise Forbidden(
                     f"network {network.name} is of tenant {network.tenant}, the container of {container.tenant}"
                 )
-            ipam = (body.get("EndpointConfig") or {}).get("IPAMConfig") or {}
-            for address in [key for key, value in ipam.items() if value == "auto"]:
-                del ipam[address]
-            body["Container"] = container.id or container.called
+            body = self._attached(x, what, body, container)
             target = x.target("networks", network.name if network else x.args["id"], what)
             status = await x.relay(host, target, dumps(body))
             result = "done" if status == 200 else f"refused: {status}"
@@ -247,8 +262,8 @@ def _join(merged: dict[str, Any], entry: Mapping[str, Any], host: str) -> None:
         merged["Containers"] = {**(merged.get("Containers") or {}), **entry["Containers"]}
 
 
-def _no_such(name: str) -> Refused:
-    return Refused(404, f"network {name} not found")
+def _no_such(name: str) -> Missing:
+    return Missing(f"network {name} not found")
 
 
 def _has(network: Network, label: str) -> bool:

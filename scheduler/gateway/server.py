@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 from qnet import log, metrics
@@ -24,6 +26,8 @@ from scheduler.web import STATUSES
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 8192
+OF_TENANT = 2048
+IDLE = 600.0  # seconds that a client elsewhere may say nothing
 BACKLOG = 512
 AGAIN = 0.1  # seconds
 FAREWELL = 1.0  # seconds in which the rest of a refused request is thrown away
@@ -38,7 +42,8 @@ class Server:
         self._serve = serve
         self._upstreams = upstreams
         self._headers = headers
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: dict[bool, set[asyncio.Task[None]]] = {True: set(), False: set()}
+        self._callers: Counter[str] = Counter()
         self._accepting: list[asyncio.Task[None]] = []
 
     def listen_unix(self, path: Path, group: str) -> None:
@@ -75,11 +80,12 @@ class Server:
         """Take no more connections, let those that are being answered end for a while, then end them all."""
         for task in self._accepting:
             task.cancel()
-        if self._open:
-            await asyncio.wait(self._open, timeout=patience)
-        for task in list(self._open):
+        left = [task for tasks in self._open.values() for task in tasks]
+        if left:
+            await asyncio.wait(left, timeout=patience)
+        for task in left:
             task.cancel()
-        await asyncio.gather(*self._accepting, *self._open, return_exceptions=True)
+        await asyncio.gather(*self._accepting, *left, return_exceptions=True)
 
     def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
         listener.setblocking(False)
@@ -95,13 +101,14 @@ class Server:
                     logger.warning("no connection can be taken: %s", error)
                     await asyncio.sleep(AGAIN)
                     continue
-                if len(self._open) >= CONNECTIONS:
+                mine = self._open[context is None]  # nobody elsewhere takes places of this host's users
+                if len(mine) >= CONNECTIONS:
                     logger.warning("a connection was refused: %d are open", CONNECTIONS)
                     connection.close()
                     continue
                 task = asyncio.create_task(self._connection(connection, context))
-                self._open.add(task)
-                task.add_done_callback(self._open.discard)
+                mine.add(task)
+                task.add_done_callback(mine.discard)
         finally:
             listener.close()
 
@@ -115,8 +122,8 @@ class Server:
                 tls = Tls(plain, context)
                 await tls.handshake()
                 peer, caller = Peer(tls, ClientGone), caller_of(tls.tls, connection.getpeername()[0])
-            with metrics.STREAMS.track_inprogress():
-                await self._requests(peer, caller)
+            with metrics.STREAMS.track_inprogress(), self._counted(caller):
+                await self._requests(peer, caller, None if context is None else IDLE)
         except (OSError, TimeoutError, ClientGone, Forbidden) as error:
             logger.info("a connection ended: %s", error)
         finally:
@@ -124,11 +131,23 @@ class Server:
                 peer.close()
             connection.close()
 
-    async def _requests(self, client: Peer, caller: Caller) -> None:
+    @contextlib.contextmanager
+    def _counted(self, caller: Caller) -> Iterator[None]:
+        """Raises Forbidden: a tenant has too many connections."""
+        self._callers[caller.who] += 1
+        try:
+            if caller.tenant and self._callers[caller.who] > OF_TENANT:
+                raise Forbidden(f"{caller.who} has more than {OF_TENANT} connections")
+            yield
+        finally:
+            self._callers[caller.who] -= 1
+
+    async def _requests(self, client: Peer, caller: Caller, idle: float | None) -> None:
         while True:
             log.new_request()
             try:
-                raw = await client.head()
+                async with asyncio.timeout(idle):
+                    raw = await client.head()
                 if not raw:
                     return
                 request = Request(client, raw)
@@ -139,10 +158,10 @@ class Server:
             exchange = Exchange(request, client, caller, self._upstreams, self._headers())
             exchange.lasts = request.keep_alive
             await self._answered(exchange)
-            if not exchange.lasts:
-                return
-            if not request.ended and (request.chunked or request.length):
+            if not request.ended and not exchange.relayed:
                 await _farewell(client)
+                return
+            if not exchange.lasts:
                 return
 
     async def _answered(self, exchange: Exchange) -> None:
@@ -185,9 +204,9 @@ async def _malformed(client: Peer, error: Malformed) -> None:
 
 async def _farewell(client: Peer) -> None:
     """End, and read on for a moment: a client that is still sending would lose the answer to a reset."""
-    await client.end()
     try:
         async with asyncio.timeout(FAREWELL):
+            await client.end()
             while await client.read():
                 pass
     except TimeoutError:

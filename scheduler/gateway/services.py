@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
@@ -13,14 +13,13 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from qnet import metrics
-from qnet.errors import InvalidRequest, NotFound, QnetError, Unavailable
+from qnet.errors import NotFound, QnetError, Unavailable
 from qnet.tenants import DEFAULT
 from scheduler.audit import Audit
 from scheduler.callers import Caller
 from scheduler.commit import Desk
-from scheduler.feasible import tagged
 from scheduler.gateway.exchange import Exchange
-from scheduler.gateway.upstream import Refused, Upstreams
+from scheduler.gateway.upstream import Missing, Refused, Upstreams
 from scheduler.known import Cluster
 from scheduler.model import Container, Machine, Network, Request
 from scheduler.networks import Networks
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 HOST_LABEL = "qnet.host"
 THREADS = 32
-PINS = 4096
+PINS, PINNED = 4096, 600.0  # choices, and for how many seconds each is remembered
 SEEN, LOOK = 5.0, 0.01  # seconds
 
 P = ParamSpec("P")
@@ -50,13 +49,20 @@ class Services:
     upstreams: Upstreams
     audit: Audit
     random: Random
-    pins: dict[tuple[str, ...], str] = field(default_factory=dict)
+    pins: dict[tuple[str, ...], tuple[str, float]] = field(default_factory=dict)
     """Which host was chosen for a client's image or build, the latest last."""
+    _undoing: set[asyncio.Task[None]] = field(default_factory=set)
     _crew: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="work"))
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Have a thread do something that waits for others."""
         return await asyncio.get_running_loop().run_in_executor(self._crew, lambda: function(*args, **kwargs))
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that nobody waits for."""
+        task = asyncio.ensure_future(work)
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
 
     # -- hosts -----------------------------------------------------------------------------------------------
 
@@ -91,8 +97,8 @@ class Services:
         for name, error in failed.items():
             logger.warning("host %s: %s %s: %s", name, method, path, error)
         refused = [error for error in failed.values() if isinstance(error, Refused)]
-        if not found and refused:
-            raise refused[0]
+        if not found and failed:
+            raise refused[0] if refused else next(iter(failed.values()))
         return dict(sorted(found.items()))
 
     async def choose(self, x: Exchange, what: str, **fields: Any) -> Machine:
@@ -108,11 +114,16 @@ class Services:
             await asyncio.sleep(LOOK)
 
     def pin(self, *key: str, host: str) -> None:
-        """Remember a choice."""
+        """Remember a choice for a while."""
         self.pins.pop(key, None)
-        self.pins[key] = host
+        self.pins[key] = (host, asyncio.get_running_loop().time())
         while len(self.pins) > PINS:
             del self.pins[next(iter(self.pins))]
+
+    def pinned(self, *key: str) -> str:
+        """The host that was chosen; empty: none, or too long ago."""
+        host, when = self.pins.get(key, ("", 0.0))
+        return host if asyncio.get_running_loop().time() - when < PINNED else ""
 
     # -- containers ------------------------------------------------------------------------------------------
 
@@ -126,7 +137,7 @@ class Services:
                 if last:
                     break
                 await self.work(self.view.catch_up)  # it may have been made elsewhere just now
-        raise Refused(404, f"No such container: {name}")
+        raise Missing(f"No such container: {name}")
 
     def owns(self, caller: Caller, id_: str) -> bool:
         """Whether a container of that id is the caller's."""
@@ -137,9 +148,13 @@ class Services:
         found = await self.container(x, name)
         return found, self.runs.up(found)
 
+    def powers(self, caller: Caller) -> bool:
+        """Whether a caller's containers may have power over their hosts."""
+        return caller.operator or self.view.trusts(caller.tenant)
+
     def sees(self, caller: Caller, image: str) -> bool:
-        """Whether a caller has brought an image of that name or id, or may see all."""
-        return not caller.tenant or self.view.rights(tagged(image)).get(caller.tenant) is not None
+        """Whether a caller may use an image of that name or id."""
+        return caller.operator or self.view.sees(caller.tenant, image)
 
     # -- networks --------------------------------------------------------------------------------------------
 
@@ -150,6 +165,11 @@ class Services:
             several = [one for one in self.view.networks() if one.id.startswith(name)]
             found = several[0] if len(several) == 1 else None
         return found if found is not None and caller.tenant in ("", found.tenant) else None
+
+    def network_names(self, caller: Caller, asked: Iterable[str]) -> list[str]:
+        """Networks of the cluster by their names: each engine has ids of its own."""
+        found = [(name, self.network(caller, name)) for name in asked]
+        return [network.name if network is not None else name for name, network in found]
 
     # -- changes ---------------------------------------------------------------------------------------------
 
@@ -172,7 +192,7 @@ class Services:
 
 
 def filters_of(x: Exchange) -> dict[str, list[str]]:
-    """`?filters=`, in either of the forms that clients send. Raises InvalidRequest."""
+    """`?filters=`, in either of the forms that clients send. Raises Missing: it makes no sense."""
     text = x.request.parameter("filters")
     if not text:
         return {}
@@ -180,7 +200,7 @@ def filters_of(x: Exchange) -> dict[str, list[str]]:
         found = msgspec.json.decode(text)
         return {str(name): [str(value) for value in values] for name, values in found.items()}
     except (msgspec.MsgspecError, AttributeError, TypeError) as error:
-        raise InvalidRequest(f"invalid filter: {text[:64]!r} is no JSON object of lists") from error
+        raise Missing(f"invalid filter: {text[:64]!r} is no JSON object of lists", 400) from error
 
 
 def filters_text(filters: Mapping[str, Iterable[str]]) -> str:
@@ -191,10 +211,12 @@ def filters_text(filters: Mapping[str, Iterable[str]]) -> str:
 
 def take_hosts(filters: dict[str, list[str]], hosts: list[Machine]) -> list[Machine]:
     """The hosts that `label=qnet.host=NAME` leaves; engines do not know that label, so it is taken out."""
-    wanted = {value.partition("=")[2] for value in filters.get("label", ()) if value.startswith(f"{HOST_LABEL}=")}
+    ours = [value for value in filters.get("label", ()) if value.partition("=")[0] == HOST_LABEL]
+    wanted = {value.partition("=")[2] for value in ours if "=" in value}
+    if ours:
+        filters["label"] = [value for value in filters["label"] if value not in ours]
     if not wanted:
         return hosts
-    filters["label"] = [value for value in filters["label"] if not value.startswith(HOST_LABEL)]
     return [host for host in hosts if host.name in wanted]
 
 

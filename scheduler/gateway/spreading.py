@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
@@ -12,6 +12,7 @@ from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Answer, dumps
 from scheduler.gateway.upstream import BAD, MOST, Refused, Upstreams, message_of
 from scheduler.model import Machine
+from scheduler.streams import both
 
 LINES, PIECES = 64, 2  # that wait for a client, or for a host
 
@@ -29,11 +30,8 @@ class Spreading:
         self.done: list[str] = []
         self.failed: dict[str, QnetError] = {}
 
-    async def answer(self, x: Exchange, after: Callable[[], Awaitable[None]]) -> None:
+    async def answer(self, x: Exchange) -> None:
         """What the hosts tell, line by line, each with its host; then why some have failed.
-
-        Args:
-            after: what is done at the end if any host has not.
 
         Raises:
             QnetError: all have failed at once.
@@ -41,30 +39,44 @@ class Spreading:
         await x.welcome()
         work = asyncio.create_task(self._work(x))
         try:
-            line = await self._told.get()
+            line = await self._line(work)
             if not line and len(self.failed) == len(self._hosts):
                 raise next(iter(self.failed.values()))
             async with x.stream() as send:
                 while line:
                     await send(line)
-                    line = await self._told.get()
+                    line = await self._line(work)
                 for host, error in self.failed.items():
                     text = f"host {host}: {error}" if len(self._hosts) > 1 else str(error)
                     await send(dumps({"errorDetail": {"message": text}, "error": text}))
-                if self.done:
-                    await after()
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
+    async def _line(self, work: asyncio.Task[None]) -> bytes:
+        """The next line; nothing: all hosts have told all. Raises what `_work` does."""
+        getting = asyncio.ensure_future(self._told.get())
+        await asyncio.wait({getting, work}, return_when=asyncio.FIRST_COMPLETED)
+        if not getting.done() and work.done() and not work.cancelled() and work.exception() is not None:
+            getting.cancel()
+            await work
+        return await getting
+
     async def _work(self, x: Exchange) -> None:
+        """Raises ClientGone, Malformed: what the client sends ends in the middle."""
         feeding = asyncio.create_task(self._feed(x))
+        hosts = asyncio.create_task(both(*(self._one(host) for host in self._hosts)))
         try:
-            await asyncio.gather(*(self._one(host) for host in self._hosts))
+            await asyncio.wait([feeding, hosts], return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done():
+                await feeding
+                await x.watched(_of(hosts))  # until all is sent, reading tells whether the client is there
+            await hosts
         finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
-            await self._told.put(b"")
+            for task in (feeding, hosts):
+                task.cancel()
+            await asyncio.gather(feeding, hosts, return_exceptions=True)
+        await self._told.put(b"")
 
     async def _feed(self, x: Exchange) -> None:
         async for data in x.request.pieces():
@@ -99,12 +111,18 @@ class Spreading:
             told = msgspec.json.decode(line)
         except msgspec.MsgspecError:
             return line
+        if not isinstance(told, dict):
+            return line
         if told.get("error"):
             self.failed[host] = Refused(500, str(told["error"]))
             return b"\n"
         if len(self._hosts) > 1:
             told["id"] = f"{host}: {told['id']}" if told.get("id") else host
         return dumps(told)
+
+
+async def _of(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
 
 
 async def _pieces(queue: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:

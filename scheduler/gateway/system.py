@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from qnet.errors import QnetError
+from qnet.errors import QnetError, Unavailable
 from scheduler.callers import Forbidden
 from scheduler.gateway.containers import Containers
 from scheduler.gateway.exchange import Exchange
@@ -27,6 +27,7 @@ SOON = 0.5
 SUMS = ("Containers", "ContainersRunning", "ContainersPaused", "ContainersStopped", "NCPU", "MemTotal")
 ALWAYS = ("Api-Version", "Docker-Experimental", "Ostype", "Server")
 PING = (*ALWAYS, "Builder-Version", "Swarm", "Cache-Control", "Pragma")
+TENANTS = ("ServerVersion", "OSType", "OperatingSystem", "Architecture", "KernelVersion", "Swarm", "Driver", "Plugins")
 GIB = 1 << 30
 
 
@@ -69,6 +70,14 @@ class System:
                 logger.info("%s", error)
             await asyncio.sleep(AGAIN if self._ping else SOON)
 
+    async def cut(self) -> None:
+        """End what is asked of hosts that are down: TCP notices that late if something was on its way to them."""
+        while True:
+            for host in self._s.view.machines():
+                if host.state == "down":
+                    self._s.upstreams.cut(host)
+            await asyncio.sleep(SOON)
+
     @staticmethod
     def _oldest(hosts: list[Machine]) -> Machine | None:
         up = [one for one in hosts if one.state != "down"]
@@ -93,9 +102,10 @@ class System:
     async def info(self, x: Exchange) -> None:
         """The sums of all hosts, which are listed as labels."""
         found = await self._s.every(x, "GET", "/info")
-        if not found:
-            self._s.any_host(x.caller)
-        told = dict(found[(self._oldest(self._s.hosts(x.caller)) or self._s.any_host(x.caller)).name])
+        oldest = self._oldest([host for host in self._s.hosts(x.caller) if host.name in found])
+        if oldest is None:
+            raise Unavailable("no host is up: see qnet host ls")
+        told = dict(found[oldest.name])
         if len(found) > 1:
             told |= {name: sum(int(one.get(name) or 0) for one in found.values()) for name in SUMS}
             told["Images"] = len(self._images.merged(x, await self._s.every(x, "GET", "/images/json")))
@@ -105,9 +115,9 @@ class System:
             taken = self._s.view.taken(x.caller.tenant)
             mine = [one for one in self._s.view.containers() if one.tenant == x.caller.tenant]
             running = sum(one.running for one in mine)
+            told = {name: told[name] for name in TENANTS if name in told}
             told |= {"Containers": taken.running, "ContainersRunning": running, "ContainersPaused": 0}
-            told |= {"ContainersStopped": len(mine) - running, "Images": 0, "Labels": [], "Warnings": None}
-            told |= {"Name": "qnet", "DriverStatus": [], "DockerRootDir": "", "ID": "qnet"}
+            told |= {"ContainersStopped": len(mine) - running, "Images": 0, "Name": "qnet", "ID": "qnet"}
         else:
             told["Labels"] = [*(told.get("Labels") or ()), *map(self._of, sorted(self._machines(), key=_name))]
         await x.answer(200, told)
@@ -142,8 +152,8 @@ class System:
         told["BuildCache"] = [] if x.caller.tenant else caches
         if x.caller.tenant:
             told["LayersSize"] = 0
-        for name, empty in (next(iter(found.values()), {})).items():
-            told.setdefault(name, empty)
+        else:
+            told = {**next(iter(found.values()), {}), **told}
         await x.answer(200, told)
 
 

@@ -15,14 +15,14 @@ from qnet.errors import QnetError, Unavailable
 from qnet.settings import Scheduler
 from scheduler.agent.relay import parse_listen
 from scheduler.engines import KINDS
-from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Malformed, Peer, chunk, request_head
+from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Peer, chunk, request_head
 from scheduler.model import Machine
 from scheduler.streams import connect
 
 KEPT = 16  # idle connections to each host
 AT_ONCE = 64  # hosts that are asked at a time
 MOST = 512 << 20  # bytes of an engine's answer that is read whole
-BAD = 400
+BAD, GONE = 400, 404
 
 T = TypeVar("T")
 
@@ -35,6 +35,13 @@ class Refused(QnetError):
         self.status = status
 
 
+class Missing(Refused):
+    """A request names nothing of the caller's, or makes no sense. An operator gets an engine's own words for that."""
+
+    def __init__(self, message: str, status: int = GONE) -> None:
+        super().__init__(status, message)
+
+
 class Upstreams:
     """See the module. For one event loop."""
 
@@ -45,6 +52,7 @@ class Upstreams:
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context.load_cert_chain(settings.cert, settings.key)
         self._idle: defaultdict[str, list[Peer]] = defaultdict(list)
+        self._lent: defaultdict[str, set[Peer]] = defaultdict(set)
 
     async def call(
         self, host: Machine, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
@@ -57,18 +65,27 @@ class Upstreams:
         """
         data = msgspec.json.encode(body) if body is not None else b""
         found = await self.fetch(host, method, path, data, headers)
-        return msgspec.json.decode(found) if found.strip() else None
+        try:
+            return msgspec.json.decode(found) if found.strip() else None
+        except msgspec.MsgspecError as error:
+            raise Broken(f"host {host.name}: what it answers to {path} is no JSON: {error}") from error
 
     async def fetch(
         self, host: Machine, method: str, path: str, data: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> bytes:
         """The same, as bytes."""
+        answer, content = await self.answered(host, method, path, data, headers)
+        if answer.status >= BAD:
+            raise Refused(answer.status, message_of(content))
+        return content
+
+    async def answered(
+        self, host: Machine, method: str, path: str, data: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[Answer, bytes]:
+        """An engine's answer, whatever it says, with its whole body. Raises Unavailable: it does not come in time."""
         try:
             async with asyncio.timeout(self._timeout), self.asked(host, method, path, headers or {}, data) as answer:
-                content = await answer.content(MOST)
-                if answer.status >= BAD:
-                    raise Refused(answer.status, message_of(content))
-                return content
+                return answer, await answer.content(MOST)
         except TimeoutError as error:
             raise Unavailable(f"host {host.name} did not answer within {self._timeout:g} s") from error
 
@@ -114,9 +131,11 @@ class Upstreams:
         async with self.lent(host, head, method) as (peer, answer):
 
             async def send() -> None:
+                peer.sending = True
                 async for data in pieces:
                     await peer.write(chunk(data))
                 await peer.write(chunk(b""))
+                peer.sending = False
 
             task = asyncio.create_task(send())
             try:
@@ -142,12 +161,15 @@ class Upstreams:
             return found[0]
 
         fine = False
+        self._lent[host.url].add(peer)
         try:
             yield peer, answer
-            fine = bool(found) and found[0].ended and found[0].keep_alive and found[0].status != SWITCHING
-        except (Broken, Malformed) as error:
+            done = bool(found) and found[0].ended and found[0].keep_alive and found[0].status != SWITCHING
+            fine = done and not peer.at_hand and not peer.sending
+        except Broken as error:
             raise Broken(f"host {host.name} broke off: {error}") from error
         finally:
+            self._lent[host.url].discard(peer)
             if fine and len(self._idle[host.url]) < KEPT:
                 self._idle[host.url].append(peer)
             else:
@@ -168,10 +190,18 @@ class Upstreams:
             raise Unavailable(f"host {host.name} does not answer at {host.url}: {error or 'no answer'}") from error
         try:
             await peer.write(first)
+        except asyncio.CancelledError:
+            peer.close()
+            raise
         except Broken as error:
             peer.close()
             raise Broken(f"host {host.name} broke off: {error}") from error
         return peer
+
+    def cut(self, host: Machine) -> None:
+        """Break off all that is asked of a host: it is down."""
+        for peer in list(self._lent[host.url]):
+            peer.stream.cut()
 
     def close(self) -> None:
         """Close what is idle."""

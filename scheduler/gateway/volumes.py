@@ -11,7 +11,7 @@ from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import dumps
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import Services, filters_of, filters_text, labelled, take_hosts
-from scheduler.gateway.upstream import Refused
+from scheduler.gateway.upstream import Missing, Refused
 from scheduler.model import Machine
 
 SHARED, GLOBAL = "sharedfs", "global"
@@ -71,7 +71,16 @@ class Volumes:
             options = body.get("DriverOpts") or {}
             if not isinstance(options, dict) or options.get("tenant", x.caller.tenant) != x.caller.tenant:
                 raise Forbidden(f"volume {name}: its options name another tenant")
-            body["DriverOpts"] = {**options, "tenant": x.caller.tenant}
+            if await self._s.work(self._s.known.volume_tenant, name) not in (None, x.caller.tenant):
+                raise Conflict(f"volume {name}: that name is taken: choose another")
+            labels = body.get("Labels") or {}
+            own = {**options, "tenant": x.caller.tenant}
+            body = {
+                "Name": name,
+                "Driver": driver,
+                "DriverOpts": own,
+                "Labels": labels,
+            }  # and no other spelling of them
         here = [one for one in self._s.hosts(x.caller) if name and name in one.volumes]
         host = (
             here[0] if here else self._s.any_host(x.caller) if driver == SHARED else await self._s.choose(x, "volume")
@@ -101,7 +110,7 @@ class Volumes:
         name = x.args["name"]
         if x.caller.tenant:
             if await self._s.work(self._s.known.volume_tenant, name) != x.caller.tenant:
-                raise Refused(404, f"get {name}: no such volume")
+                raise Missing(f"get {name}: no such volume")
             return self._s.any_host(x.caller)
         hosts = self._s.hosts(x.caller)
         found, _ = await self._s.upstreams.each(
@@ -109,7 +118,7 @@ class Volumes:
         )
         has = [host for host in hosts if host.name in found]
         if not has:
-            raise Refused(404, f"get {name}: no such volume")
+            raise Missing(f"get {name}: no such volume")
         if len(has) > 1 and found[has[0].name].get("Scope") != GLOBAL:
             raise Conflict(f"volume {name} is on several hosts: {', '.join(one.name for one in has)}")
         return has[0]

@@ -35,10 +35,10 @@ SETTLED = 25.0  # seconds until what was left half-way is settled: leases, the r
 
 
 @contextmanager
-def lab(engine: str, directory: str, settings: str = "", **shape: Any) -> Iterator[Lab]:
-    """Three hosts with placement."""
+def lab(engine: str, directory: str, settings: str = "", hosts: int = 3, **shape: Any) -> Iterator[Lab]:
+    """Hosts with placement, three unless said otherwise."""
     with Lab.up(
-        3, engine=engine, settings=SETTINGS + settings, placement=True, directory=directory, replace=True, **shape
+        hosts, engine=engine, settings=SETTINGS + settings, placement=True, directory=directory, replace=True, **shape
     ) as made:
         yield made
     assert made.leftovers() == []
