@@ -16,6 +16,7 @@ from qnet import schema
 from qnet.errors import Ambiguous, Conflict, Exhausted, Unavailable
 from qnet.store.base import Delete, Event, Get, KeyValue, Put, Store, Transactor, Txn, absent
 from scheduler.addresses import Addresses, Offer
+from scheduler.feasible import canonical
 from scheduler.model import Container, Request
 from scheduler.place import Busy
 from scheduler.records import Records
@@ -253,7 +254,7 @@ class Desk:
 
 
 def _right(tenant: str, image: str) -> str:
-    return key(IMAGES, f"{quote(image, '')}/{tenant}")
+    return key(IMAGES, f"{quote(canonical(image), '')}/{tenant}")
 
 
 def _one(found: object) -> KeyValue | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from qnet.settings import Scheduler
 from scheduler.model import Machine
 
 CONNECT = 5.0  # seconds to reach a host
+FRESH = 5.0  # seconds for which an idle connection is trusted
 IDLE = 8  # connections kept for the next call, to each host
 AUTH = "X-Registry-Auth"
 LEAST_API = "1.41"
@@ -40,7 +42,7 @@ class Engines:
     def __init__(self, settings: Scheduler) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._idle: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+        self._idle: defaultdict[tuple[str, str], list[tuple[float, Any]]] = defaultdict(list)
 
     def create(self, host: Machine, name: str, body: Mapping[str, Any], platform: str = "") -> str:
         """Make a container; returns its id. Raises ImageMissing, Conflict, InvalidRequest, Unavailable."""
@@ -114,7 +116,7 @@ class Engines:
     def close(self) -> None:
         """Close what is idle."""
         with self._lock:
-            clients = [client for found in self._idle.values() for client in found]
+            clients = [client for found in self._idle.values() for _, client in found]
             self._idle.clear()
         for client in clients:
             client.close()
@@ -132,7 +134,11 @@ class Engines:
         """A connection to a host's engine; it is kept if all went well."""
         where = (host.url, host.api)
         with self._lock:
-            client = self._idle[where].pop() if self._idle[where] else None
+            since, client = self._idle[where].pop() if self._idle[where] else (0.0, None)
+            old = [] if time.monotonic() - since < FRESH else [client, *(one for _, one in self._idle.pop(where, ()))]
+        for one in filter(None, old):  # the other end may have closed it, and a partition have swallowed that
+            one.close()
+        client = None if old else client
         try:
             client = client or self._new(host)
             client.timeout = (CONNECT, timeout or self._settings.timeout)
@@ -153,7 +159,7 @@ class Engines:
     def _keep(self, where: tuple[str, str], client: Any) -> None:
         with self._lock:
             if client is not None and len(self._idle[where]) < IDLE:
-                self._idle[where].append(client)
+                self._idle[where].append((time.monotonic(), client))
                 return
         if client is not None:
             client.close()

@@ -16,7 +16,6 @@ from scheduler import translate
 from scheduler.ask import NAME, Asked, Known, Wish, ask, with_addresses
 from scheduler.commit import Desk
 from scheduler.engines import Engines, ImageMissing
-from scheduler.feasible import canonical
 from scheduler.model import Container, Machine, Request
 from scheduler.place import Verdict
 from scheduler.rules import HOST
@@ -217,7 +216,7 @@ class Runs:
         if run.pull == "always" or not brought:  # what others have brought, it has to bring with its own credentials
             self._pull(run, host, placed.image)
         if not brought:
-            self._desk.grant(run.tenant, canonical(placed.image), made=False)
+            self._desk.grant(run.tenant, placed.image, made=False)
         try:
             created = self._engines.create(host, placed.called, body, run.platform)
         except ImageMissing:

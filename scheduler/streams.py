@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, Protocol, TypeAlias
 
 Data: TypeAlias = bytes | bytearray | memoryview
@@ -174,6 +175,39 @@ class Tls:
             self._in.write(data)
         else:
             self._in.write_eof()
+
+
+class Hangups:
+    """Tells when the other end of a unix socket is gone altogether, which reading does not tell from an end of one
+    direction. Of TCP, the kernel finds out by itself (`watch`)."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+
+    @contextlib.contextmanager
+    def of(self, stream: Stream) -> Iterator[asyncio.Future[None]]:
+        """What is done when that has happened."""
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        sock = stream.sock if isinstance(stream, Plain) and stream.sock.family == socket.AF_UNIX else None
+        if sock is not None:
+            self._poll.register(sock, 0)  # a hang-up is always told
+            self._waiting[sock.fileno()] = gone
+        try:
+            yield gone
+        finally:
+            if sock is not None:
+                self._poll.unregister(sock)
+                del self._waiting[sock.fileno()]
+
+    async def run(self) -> None:
+        """Look every now and then."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            for number, _ in self._poll.poll(0):
+                gone = self._waiting[number]
+                if not gone.done():
+                    gone.set_result(None)
 
 
 async def connect(address: tuple[str, int], context: ssl.SSLContext) -> Tls:

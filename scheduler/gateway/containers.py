@@ -13,7 +13,6 @@ import msgspec
 from qnet.errors import InvalidRequest, QnetError
 from scheduler import policy
 from scheduler.ask import ID, NAME
-from scheduler.feasible import tagged
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Answer, dumps
 from scheduler.gateway.images import Images, joined
@@ -265,7 +264,7 @@ class Containers:
             content = await answer.content()
             if answer.status == CREATED:
                 for name in filter(None, (image, str(msgspec.json.decode(content)["Id"]))):
-                    await self._s.work(self._s.desk.grant, x.caller.tenant, tagged(name), made=True)
+                    await self._s.work(self._s.desk.grant, x.caller.tenant, name, made=True)
             await x.hand(answer, content)
 
     # -- exec ------------------------------------------------------------------------------------------------

@@ -228,7 +228,16 @@ class Exchange:
         """From here on the connection belongs to the two ends."""
         self.begun, self.lasts, self.relayed = True, False, True
         await self.client.write(answer.raw)
-        await pump(self.client, peer)
+        with self._upstreams.hangups.of(self.client.stream) as gone:
+            moving = asyncio.ensure_future(pump(self.client, peer))
+            try:
+                await asyncio.wait({moving, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not moving.done():
+                    raise ClientGone
+                await moving
+            finally:
+                moving.cancel()
+                await asyncio.gather(moving, return_exceptions=True)
         return answer.status
 
     async def _with_body(self, peer: Peer, wait: Callable[[], Coroutine[Any, Any, Answer]], after: After) -> int:

@@ -228,12 +228,12 @@ class Images:
         rights = self._s.view.rights(canonical(image))
         fresh = bool(tenant and image) and tenant not in rights and (made or bool(rights) or not self._anywhere(image))
         if fresh:
-            await self._s.work(self._s.desk.grant, tenant, canonical(image), made=made)
+            await self._s.work(self._s.desk.grant, tenant, image, made=made)
         try:
             await spreading.answer(x)
         finally:
             if fresh and not spreading.done:
-                self._s.later(self._s.work(self._s.desk.revoke, tenant, canonical(image)))
+                self._s.later(self._s.work(self._s.desk.revoke, tenant, image))
             self._s.note(x, did, image, ", ".join(spreading.done), "done" if spreading.done else "refused")
 
     async def check_making(self, x: Exchange, image: str, *, made: bool) -> None:
@@ -256,7 +256,7 @@ class Images:
         query = {"repo": canonical(image), "tag": ""} if x.caller.tenant else None
         target = x.target("images", source, "tag", query=query)
         if x.caller.tenant:
-            await self._s.work(self._s.desk.grant, x.caller.tenant, canonical(image), made=True)
+            await self._s.work(self._s.desk.grant, x.caller.tenant, image, made=True)
         for host in others:
             await self._s.upstreams.call(host, "POST", target)
         status = await x.relay(first, target, b"")

@@ -60,7 +60,7 @@ async def run(config: Settings) -> None:
     if tls is not None:
         server.listen_tcp(own.listen, tls)
     made.start()
-    watching, stopped = asyncio.gather(system.follow(), system.cut()), asyncio.Event()
+    watching, stopped = asyncio.gather(system.follow(), system.cut(), services.upstreams.hangups.run()), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()

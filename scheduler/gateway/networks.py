@@ -138,7 +138,7 @@ class Networks:
         has = [one.name for one in self._s.view.machines() if name in one.networks]
         if has or self._s.view.network(name) is not None:
             raise Refused(409, f"network with name {name} already exists")
-        host = await self._s.choose(x, f"network {name}")
+        host = await self._s.choose_local(x, f"network {name}", _texts(body, "Labels"))
         status = await x.relay(host, x.target("networks", "create"), dumps(body), self._until(host, name, there=True))
         self._s.note(x, "network create", name, host.name, "done" if status == 201 else f"refused: {status}")
 

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 HOST_LABEL = "qnet.host"
 THREADS = 32
+PROJECT, LOCAL = "com.docker.compose.project", "local"
 PINS, PINNED = 4096, 600.0  # choices, and for how many seconds each is remembered
 SEEN, LOOK = 5.0, 0.01  # seconds
 
@@ -106,6 +107,18 @@ class Services:
         request = Request(name=what, tenant=x.caller.tenant or DEFAULT, **fields)
         decision = await self.work(self.view.decide, request, self.random, ())
         return self.view.machine(decision.host)
+
+    async def choose_local(self, x: Exchange, what: str, labels: Mapping[str, str]) -> Machine:
+        """A host for what only one host can have: beside the other such things of a client's process, or of its
+        compose project, as containers may need several of them. Raises Exhausted."""
+        project = labels.get(PROJECT)
+        beside = {one.host for one in self.view.containers() if project and one.labels.get(PROJECT) == project}
+        pinned = self.pinned(x.caller.who, x.caller.process, LOCAL)
+        ready = {host.name: host for host in self.hosts(x.caller) if host.state == "ready"}
+        host = ready.get(pinned) or next((ready[name] for name in sorted(beside) if name in ready), None)
+        host = host or await self.choose(x, what)
+        self.pin(x.caller.who, x.caller.process, LOCAL, host=host.name)
+        return host
 
     async def until(self, known: Callable[[], bool]) -> None:
         """Wait until an agent has told of a change, for a while: the next request may need it."""

@@ -96,7 +96,8 @@ class Spreading:
                 if answer.status >= BAD:
                     raise Refused(answer.status, message_of(await answer.content(MOST)))
                 async for line in _lines(answer):
-                    await self._told.put(self._of(line, host.name))
+                    if told := self._of(line, host.name):
+                        await self._told.put(told)
             if host.name not in self.failed:
                 self.done.append(host.name)
         except QnetError as error:
@@ -115,7 +116,7 @@ class Spreading:
             return line
         if told.get("error"):
             self.failed[host] = Refused(500, str(told["error"]))
-            return b"\n"
+            return b""
         if len(self._hosts) > 1:
             told["id"] = f"{host}: {told['id']}" if told.get("id") else host
         return dumps(told)

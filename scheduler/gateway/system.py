@@ -23,7 +23,7 @@ from scheduler.model import Machine
 logger = logging.getLogger(__name__)
 
 AGAIN = 10.0  # seconds
-SOON = 0.5
+SOON, LOOK, PATIENCE = 0.5, 0.05, 5.0
 SUMS = ("Containers", "ContainersRunning", "ContainersPaused", "ContainersStopped", "NCPU", "MemTotal")
 ALWAYS = ("Api-Version", "Docker-Experimental", "Ostype", "Server")
 PING = (*ALWAYS, "Builder-Version", "Swarm", "Cache-Control", "Pragma")
@@ -59,16 +59,20 @@ class System:
     async def follow(self) -> None:
         """Keep knowing that."""
         while True:
-            try:
-                host = self._oldest(self._s.view.machines())
-                if host is not None:
-                    async with asyncio.timeout(AGAIN), self._s.upstreams.asked(host, "GET", "/_ping", {}) as answer:
-                        await answer.content()
-                        told = {name.title(): value for name, value in answer.headers.items()}
-                        self._ping = {name: told[name] for name in PING if name in told}
-            except (QnetError, TimeoutError) as error:
-                logger.info("%s", error)
+            await self._look()
             await asyncio.sleep(AGAIN if self._ping else SOON)
+
+    async def _look(self) -> None:
+        host = self._oldest(self._s.view.machines())
+        if host is None:
+            return
+        try:
+            async with asyncio.timeout(AGAIN), self._s.upstreams.asked(host, "GET", "/_ping", {}) as answer:
+                await answer.content()
+                told = {name.title(): value for name, value in answer.headers.items()}
+                self._ping = {name: told[name] for name in PING if name in told}
+        except (QnetError, TimeoutError) as error:
+            logger.info("%s", error)
 
     async def cut(self) -> None:
         """End what is asked of hosts that are down: TCP notices that late if something was on its way to them."""
@@ -84,7 +88,13 @@ class System:
         return min(up, key=lambda one: (_version(one.api), one.name), default=None)
 
     async def ping(self, x: Exchange) -> None:
-        """The front is there."""
+        """The front is there. It does not say so before it knows an engine: clients take the version from this."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while not self._ping:
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable("no host is up: see qnet host ls")
+            await self._look()
+            await asyncio.sleep(LOOK)
         kind = {"Content-Type": "text/plain; charset=utf-8"}
         await x.answer(200, b"OK", {**self._ping, **kind})
 

@@ -17,7 +17,7 @@ from scheduler.agent.relay import parse_listen
 from scheduler.engines import KINDS
 from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Peer, chunk, request_head
 from scheduler.model import Machine
-from scheduler.streams import connect
+from scheduler.streams import Hangups, connect
 
 KEPT = 16  # idle connections to each host
 AT_ONCE = 64  # hosts that are asked at a time
@@ -52,6 +52,7 @@ class Upstreams:
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context.load_cert_chain(settings.cert, settings.key)
         self._idle: defaultdict[str, list[Peer]] = defaultdict(list)
+        self.hangups = Hangups()
         self._lent: defaultdict[str, set[Peer]] = defaultdict(set)
 
     async def call(

@@ -83,7 +83,11 @@ class Volumes:
             }  # and no other spelling of them
         here = [one for one in self._s.hosts(x.caller) if name and name in one.volumes]
         host = (
-            here[0] if here else self._s.any_host(x.caller) if driver == SHARED else await self._s.choose(x, "volume")
+            here[0]
+            if here
+            else self._s.any_host(x.caller)
+            if driver == SHARED
+            else await self._s.choose_local(x, f"volume {name}", body.get("Labels") or {})
         )
 
         async def wait(status: int) -> None:

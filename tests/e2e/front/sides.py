@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import certificates
 from tests.lab.cluster import Lab
 from tests.lab.engine import UNPACKED, client, client_env
 from tests.lab.host import Host
@@ -129,7 +130,7 @@ def straight(host: Host, config: Path, cli: str = "", prefix: str = "s") -> Side
     return Side(f"unix://{host.docker_socket}", prefix, cli or client(), config)
 
 
-def remote(lab: Lab, host: Host, at: Host, who: Path, config: Path, cli: str = "", prefix: str = "r") -> Side:
+def remote(host: Host, at: Host, who: Path, config: Path, cli: str = "", prefix: str = "r") -> Side:
     """The front of a host, by TCP from another one, with the certificates in a folder."""
     secured = (("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", str(who)))
     return Side(f"tcp://{host.address}:2376", prefix, cli or client(), config, secured, at)
@@ -137,8 +138,6 @@ def remote(lab: Lab, host: Host, at: Host, who: Path, config: Path, cli: str = "
 
 def certificates_for(lab: Lab, folder: Path, role: str, name: str) -> Path:
     """A folder as the docker command wants one, with a certificate of the lab's authority."""
-    from tests.lab import certificates
-
     folder.mkdir(parents=True, exist_ok=True)
     cert, key = certificates.make(lab.layout, role, name)
     for source, target in (

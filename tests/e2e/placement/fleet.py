@@ -145,7 +145,7 @@ class Fleet:
             if not host.namespaces.holder:
                 host.start()
             host.heal()
-            services = [host.etcd, host.plugin, host.engine, host.agent, host.scheduler]
+            services = [host.etcd, host.plugin, host.engine, host.agent, host.scheduler, host.gateway]
             if self.lab.shape.storage:
                 services[1:1] = [host.storage, host.volume_plugin]
             for service in services:
@@ -165,7 +165,7 @@ class Fleet:
             self.qnet("rm", "-f", *names, timeout=120)
         for address, record in kit.address_records(self.lab).items():
             if record["kind"] == "held" and not record["host"]:  # for a name, for a while
-                self.qnet("address", "release", "--yes", address)
+                self.qnet("address", "release", "--yes", address, check=False)  # it may be over by itself
         for network in self.api("GET", "/v1/networks")[1]:
             self.qnet("network", "rm", network["name"])
         for host in self.hosts:

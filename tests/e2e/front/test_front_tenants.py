@@ -1,0 +1,288 @@
+"""Tenants through the front: each sees and touches what is its own, by every call, and none has power over a host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.front import sides
+from tests.e2e.front.sides import Side
+from tests.e2e.placement.fleet import Fleet
+from tests.lab.commands import Result
+
+pytestmark = [pytest.mark.slow, pytest.mark.once]
+
+
+class Client:
+    """A tenant, or an operator, by TLS from host2 to host1's front."""
+
+    def __init__(self, fleet: Fleet, folder: Path, role: str, name: str, config: Path) -> None:
+        self.fleet, self.name = fleet, name
+        self.folder = sides.certificates_for(fleet.lab, folder / name, role, name)
+        self.side: Side = sides.remote(fleet.hosts[0], fleet.hosts[1], self.folder, config)
+
+    def docker(self, *words: str) -> sides.Said:
+        return self.side.docker(*words)
+
+    def ok(self, *words: str) -> str:
+        return self.side.ok(*words)
+
+    def call(self, method: str, path: str, body: object = None, text: str = "") -> tuple[int, Any]:
+        """A request as a hostile client writes it."""
+        data = text or (json.dumps(body) if body is not None else "")
+        files = ("--cacert", "ca.pem", "--cert", "cert.pem", "--key", "key.pem")
+        named = [str(self.folder / word) if word.endswith(".pem") else word for word in files]
+        sent = ("-H", "Content-Type: application/json", "-d", data) if data else ()
+        head = ("-I",) if method == "HEAD" else ("-X", method)
+        url = f"https://{self.fleet.hosts[0].address}:2376{path}"
+        done: Result = self.fleet.hosts[1].exec(
+            "curl",
+            "-s",
+            "-g",
+            "--path-as-is",
+            *named,
+            *head,
+            *sent,
+            "-w",
+            "\n%{http_code}",
+            url,
+            timeout=60,
+            check=False,
+        )
+        found, _, status = done.stdout.rpartition("\n")
+        try:
+            return int(status), json.loads(found)
+        except ValueError:
+            return int(status), found
+
+
+@pytest.fixture
+def clients(fleet: Fleet, config: Path, tmp_path: Path) -> Iterator[dict[str, Client]]:
+    """Two tenants with a network and a container each, and an operator."""
+    for number, name in enumerate(("shop", "evil")):
+        fleet.qnet("tenant", "create", name, "--vni", "auto", "--supernet", f"10.20{number}.0.0/16", check=False)
+    found = {
+        "shop": Client(fleet, tmp_path, "tenant", "shop", config),
+        "evil": Client(fleet, tmp_path, "tenant", "evil", config),
+        "ops": Client(fleet, tmp_path, "operator", "ops", config),
+    }
+    for number, name in enumerate(("shop", "evil")):
+        one = found[name]
+        made = one.docker(
+            "network", "create", "-d", "qnet", "-o", "mode=vxlan", "--subnet", f"10.20{number}.1.0/24", f"{name}-net"
+        )
+        assert made.status == 0, made
+        one.ok("run", "-d", "--network", f"{name}-net", "--name", f"{name}-one", "busybox", "sleep", "1d")
+        one.ok("volume", "create", "-d", "sharedfs", f"{name}-data")
+    yield found
+    fleet.restore()
+    for name in ("shop", "evil"):
+        for container in fleet.ps("-a", "--tenant", name):
+            fleet.qnet("rm", "-f", container)
+        fleet.qnet("network", "rm", f"{name}-net")
+        fleet.hosts[0].docker("volume", "rm", f"{name}-data", check=False)
+    for address in json.loads(fleet.qnet("address", "ls", "--json").stdout):
+        if address.get("kind") == "held":
+            fleet.qnet("address", "release", "--yes", address["address"], check=False)
+
+
+def test_each_sees_its_own(clients: dict[str, Client]) -> None:
+    shop, evil, ops = clients["shop"], clients["evil"], clients["ops"]
+    assert shop.ok("ps", "--format", "{{.Names}}") == "shop-one"
+    assert evil.ok("ps", "-a", "--format", "{{.Names}}") == "evil-one"
+    assert {"shop-one", "evil-one"} <= set(ops.ok("ps", "--format", "{{.Names}}").split())
+    assert shop.ok("network", "ls", "--format", "{{.Name}}") == "shop-net"
+    assert shop.ok("volume", "ls", "-q") == "shop-data"
+    assert "evil" not in shop.ok("system", "df", "-v")
+    told = shop.ok("info", "--format", "{{json .}}")
+    assert "evil" not in told
+    assert "host2" not in told
+    assert shop.ok("info", "--format", "{{.Containers}}") == "1"
+
+
+def test_nobody_touches_anothers(clients: dict[str, Client]) -> None:
+    """Every call that names something, with what is another tenant's, by name, id and beginning of the id."""
+    shop, evil = clients["shop"], clients["evil"]
+    id_ = shop.ok("inspect", "-f", "{{.Id}}", "shop-one")
+    exec_ = shop.call("POST", "/v1.41/containers/shop-one/exec", {"Cmd": ["true"]})[1]["Id"]
+    before = shop.ok("inspect", "shop-one")
+    calls = [
+        *(("GET", f"/containers/{{c}}/{what}") for what in ("json", "top", "logs?stdout=1", "changes", "stats")),
+        *(("POST", f"/containers/{{c}}/{what}") for what in ("start", "stop", "restart", "kill", "pause", "unpause")),
+        ("POST", "/containers/{c}/wait"),
+        *(("POST", f"/containers/{{c}}/{what}") for what in ("attach?stream=1", "rename?name=mine", "resize?h=1&w=1")),
+        ("DELETE", "/containers/{c}?force=1"), ("GET", "/containers/{c}/archive?path=/etc"),
+        ("HEAD", "/containers/{c}/archive?path=/etc"), ("PUT", "/containers/{c}/archive?path=/tmp"),
+        ("POST", "/commit?container={c}&repo=stolen"), ("GET", "/containers/{c}/attach/ws"),
+    ]  # fmt: skip
+    for name in ("shop-one", id_, id_[:12], id_[:4], f"/{id_}".removeprefix("/")):
+        for method, path in calls:
+            status, found = evil.call(method, f"/v1.41{path.replace('{c}', name)}")
+            assert status == 404, (method, path, name, status, found)
+        for path, body in (("update", {"Memory": 10 << 20}), ("exec", {"Cmd": ["id"]})):
+            assert evil.call("POST", f"/v1.41/containers/{name}/{path}", body)[0] == 404
+        for what in ("connect", "disconnect"):
+            assert evil.call("POST", f"/v1.41/networks/evil-net/{what}", {"Container": name})[0] == 404
+            assert evil.call("POST", f"/v1.41/networks/shop-net/{what}", {"Container": "evil-one"})[0] == 404
+    for method, path in (("POST", "start"), ("GET", "json"), ("POST", "resize?h=1&w=1")):
+        assert evil.call(method, f"/v1.41/exec/{exec_}/{path}", {} if path == "start" else None)[0] == 404
+    for method, path in (("GET", "/networks/shop-net"), ("DELETE", "/networks/shop-net"), ("GET", "/volumes/shop-data"),
+                         ("DELETE", "/volumes/shop-data")):  # fmt: skip
+        assert evil.call(method, f"/v1.41{path}")[0] == 404, path
+    assert evil.call("POST", "/v1.41/volumes/create", {"Name": "shop-data", "Driver": "sharedfs"})[0] == 409
+    for change in ({"NetworkMode": "shop-net"}, {"Binds": ["shop-data:/d"]}, {"NetworkMode": "container:shop-one"},
+                   {"Mounts": [{"Type": "volume", "Source": "shop-data", "Target": "/d"}]}):  # fmt: skip
+        limits = {"NetworkMode": "evil-net", **change}
+        status, found = evil.call("POST", "/v1.41/containers/create", {"Image": "busybox", "HostConfig": limits})
+        assert status in (400, 404, 409), (change, status, found)
+    assert shop.ok("inspect", "shop-one") == before
+    assert evil.call("POST", "/v1.41/containers/create?name=shop-one", {"Image": "busybox"})[0] == 409
+
+
+def test_no_spelling_gives_power(clients: dict[str, Client]) -> None:
+    """Engines read field names in any case, and forms in bodies: nothing of that gets through."""
+    evil = clients["evil"]
+    own = {"NetworkMode": "evil-net"}
+    bind = {"Name": "local", "Options": {"type": "none", "o": "bind", "device": "/"}}
+    for body in (
+        {"HostConfig": {**own, "Privileged": True}},
+        {"HostConfig": own, "hostconfig": {"Privileged": True}},
+        {"HostConfig": own, "HOSTCONFIG": {"Binds": ["/:/h"]}},
+        {"HostConfig": {**own, "binds": ["/:/h"]}},
+        {"HostConfig": {**own, "Binds": ["/etc:/h"]}},
+        {"HostConfig": {**own, "PidMode": "host"}},
+        {"HostConfig": {**own, "IpcMode": "host"}},
+        {"HostConfig": {**own, "CapAdd": ["ALL"]}},
+        {"HostConfig": {**own, "Devices": [{"PathOnHost": "/dev/kmsg"}]}},
+        {"HostConfig": {**own, "SecurityOpt": ["apparmor=unconfined"]}},
+        {"HostConfig": {**own, "CgroupParent": "/"}},
+        {"HostConfig": {**own, "VolumesFrom": ["shop-one"]}},
+        {"HostConfig": {**own, "Mounts": [{"Type": "bind", "Source": "/", "Target": "/h"}]}},
+        {"HostConfig": {**own, "Mounts": [{"Type": "volume", "Target": "/h", "type": "bind", "source": "/"}]}},
+        {
+            "HostConfig": {
+                **own,
+                "Mounts": [{"Type": "volume", "Target": "/h", "VolumeOptions": {"DriverConfig": bind}}],
+            }
+        },
+        {"HostConfig": {**own, "Ulimits": [{"Name": "rtprio", "Soft": 99, "Hard": 99}]}},
+        {"HostConfig": own, "networkingconfig": {"EndpointsConfig": {"shop-net": {"Aliases": ["a"]}}}},
+        {
+            "HostConfig": own,
+            "NetworkingConfig": {"EndpointsConfig": {"evil-net": {"DriverOpts": {"qnet.egress": "none"}}}},
+        },
+        {"HostConfig": {"NetworkMode": "host"}},
+        {"HostConfig": {"NetworkMode": "bridge"}},
+        {"HostConfig": {}},
+    ):
+        status, found = evil.call("POST", "/v1.41/containers/create?name=bad", {"Image": "busybox", **body})
+        assert status in (400, 403, 404, 409), (body, status, found)
+    status, made = evil.call(
+        "POST",
+        "/v1.41/containers/create?name=masked",
+        {
+            "Image": "busybox",
+            "HostConfig": {**own, "MaskedPaths": [], "ReadonlyPaths": []},
+            "Labels": {"qnet.tenant": "shop"},
+        },
+    )
+    assert status == 201
+    host = next(one for one in evil.fleet.hosts if one.docker("inspect", made["Id"], check=False).returncode == 0)
+    there = json.loads(host.docker("inspect", made["Id"]).stdout)[0]
+    assert there["HostConfig"]["MaskedPaths"]
+    assert there["Config"]["Labels"]["qnet.tenant"] == "evil"
+    for path, text in (
+        ("/v1.23/containers/masked/start", '{"Privileged":true}'),
+        ("/v1.41/containers/evil-one/exec", '{"Cmd":["id"],"privileged":true}'),
+        ("/v1.41/networks/evil-net/connect", '{"Container":"evil-one","container":"shop-one"}'),
+        ("/v1.41/volumes/create", '{"Name":"v","Driver":"sharedfs","driver":"local"}'),
+    ):
+        evil.call("POST", path, text=text)
+    shop = clients["shop"]
+    assert "evil-net" not in shop.ok("inspect", "shop-one")
+    assert all(
+        "\nv\n" not in one.docker("volume", "ls", "--format", "{{.Driver}} {{.Name}}").stdout
+        for one in evil.fleet.hosts
+    )
+    assert evil.call("POST", "/v1.23/containers/masked/start", {})[0] == 400
+    for path in ("/v1.41/containers/evil-one/../shop-one/json", "/v1.41//containers/shop-one/json",
+                 "/v1.41/containers/evil-one%2f..%2fshop-one/json",
+                 "/v1.41/containers/%2e%2e/containers/shop-one/json"):  # fmt: skip
+        assert evil.call("GET", path)[0] == 404, path
+
+
+def test_what_is_of_all_hosts_is_not_for_tenants(clients: dict[str, Client]) -> None:
+    evil = clients["evil"]
+    for method, path, body in (
+        ("POST", "/build", None), ("POST", "/session", None), ("POST", "/grpc", None), ("POST", "/build/prune", None),
+        ("POST", "/images/prune", None), ("POST", "/images/load", None), ("GET", "/metrics", None),
+        ("POST", "/networks/create", {"Name": "b", "Driver": "bridge"}), ("POST", "/volumes/create", {"Name": "b"}),
+        ("POST", "/images/create?fromSrc=http://127.0.0.1:1/x&repo=r", None),
+        ("POST", "/networks/create", {"Name": "b", "Driver": "qnet", "Options": {"tenant": "shop"}}),
+        ("POST", "/volumes/create", {"Name": "b", "Driver": "sharedfs", "DriverOpts": {"tenant": "shop"}}),
+    ):  # fmt: skip
+        status, found = evil.call(method, f"/v1.41{path}" if path != "/metrics" else path, body)
+        assert status in (400, 403), (path, status, found)
+
+
+def test_images_belong_to_who_brought_them(clients: dict[str, Client]) -> None:
+    shop, evil, ops = clients["shop"], clients["evil"], clients["ops"]
+    shop.ok("commit", "shop-one", "shop/app:1")
+    assert "shop/app" in shop.ok("images")
+    assert "shop/app" not in evil.ok("images")
+    for words in (("image", "inspect", "shop/app:1"), ("history", "shop/app:1"), ("save", "shop/app:1"),
+                  ("rmi", "shop/app:1"),
+                  ("tag", "shop/app:1", "mine"), ("create", "--network", "evil-net", "--pull", "never", "shop/app:1"),
+                  ("image", "inspect", "docker.io/shop/app:1")):  # fmt: skip
+        assert evil.docker(*words).status != 0, words
+    for repo, tag in (("shop/app", "1"), ("docker.io/shop/app", "1"), ("busybox", "latest"),
+                      ("docker.io/library/busybox", ""),
+                      ("shop/app:x", "1")):  # fmt: skip
+        path = f"/v1.41/images/busybox/tag?repo={repo}&tag={tag}"
+        assert evil.call("POST", path)[0] in (400, 403), path
+        assert evil.call("POST", f"/v1.41/commit?container=evil-one&repo={repo}&tag={tag}")[0] in (400, 403)
+    assert shop.ok("run", "--rm", "--network", "shop-net", "shop/app:1", "echo", "own") == "own"
+    shop.ok("rmi", "shop/app:1")
+    assert "shop/app" not in ops.ok("images")
+    evil.ok("rmi", "busybox")  # it gives up what it never had: operators' images stay
+    assert ops.ok("image", "inspect", "-f", "{{.Os}}", "busybox") == "linux"
+
+
+def test_events_are_its_own(clients: dict[str, Client]) -> None:
+    shop, evil = clients["shop"], clients["evil"]
+    shop.ok("restart", "-t", "0", "shop-one")
+    evil.ok("restart", "-t", "0", "evil-one")
+    told = shop.ok("events", "--since", "30s", "--until", "0s")
+    assert "shop-one" in told
+    assert "evil" not in told
+
+
+def test_quotas_hold_whatever_the_way(clients: dict[str, Client]) -> None:
+    shop = clients["shop"]
+    shop.fleet.qnet("tenant", "set", "shop", "--cpus", "1", "--memory", "512M", "--containers", "4")
+    shop.ok("rm", "-f", "shop-one")
+    one = ("--network", "shop-net", "--cpus", "0.6", "-m", "128m")
+    shop.ok("run", "-d", "--name", "shop-one", *one, "busybox", "sleep", "1d")
+    shop.ok("create", "--name", "shop-two", *one[:3], "0.3", *one[4:], "busybox", "sleep", "1d")
+    assert "CPUs" in shop.docker("update", "--cpus", "1.5", "shop-one").err
+    shop.ok("stop", "-t", "0", "shop-one")
+    shop.ok("start", "shop-two")
+    shop.ok("update", "--cpus", "0.9", "shop-two")
+    assert "CPUs" in shop.docker("start", "shop-one").err
+    assert "CPUs" in shop.docker("restart", "shop-one").err
+    assert shop.call("POST", "/v1.41/containers/shop-two/update", {"Memory": -4611686018427387904})[0] == 400
+    assert shop.call("POST", "/v1.41/containers/shop-two/update", {"CpuQuota": -1})[0] == 400
+    shop.fleet.qnet("tenant", "set", "shop", "--cpus", "0", "--memory", "0", "--containers", "0")
+
+
+def test_nobody_without_a_certificate(fleet: Fleet, config: Path, tmp_path: Path) -> None:
+    for role in ("host", "scheduler"):
+        client = Client(fleet, tmp_path, role, "x", config)
+        assert client.docker("ps").status == 1
+    other = fleet.hosts[1].exec("curl", "-sk", f"https://{fleet.hosts[0].address}:2376/_ping", check=False)
+    assert other.returncode != 0
+    assert fleet.hosts[1].exec("curl", "-s", f"http://{fleet.hosts[0].address}:2376/_ping", check=False).returncode != 0
