@@ -104,7 +104,7 @@ class Desk:
             told = {} if there.state else {"state": state, "running": running}
             return msgspec.structs.replace(there, by="", id=made, **told)
 
-        found = self._records.amend(container, change)
+        found = self._records.amend(container, change, known=self._view.record(container.name))
         if found is None:
             return None
         self._view.apply(found[1])

@@ -40,7 +40,7 @@ class Records:
     def read(self, name: str) -> tuple[Container | None, KeyValue | None]:
         """The container of a name. Raises Unavailable."""
         kv = self._store.get(key(CONTAINERS, name))
-        return (schema.decode(kv.value, Container, kv.key), kv) if kv else (None, None)
+        return (_decoded(kv), kv) if kv else (None, None)
 
     def amend(
         self,
@@ -48,14 +48,19 @@ class Records:
         change: Callable[[Container], Container],
         still: Iterable[Compare] = (),
         also: Iterable[Put] = (),
+        known: KeyValue | None = None,
     ) -> tuple[Container, Event] | None:
         """Change a container, unless it is gone or was placed anew, or something else is not so any more: None.
+
+        Args:
+            known: its record as the caller knows it, which spares a read if that is still so.
 
         Raises:
             Unavailable
         """
         for _ in range(TRIES):
-            there, kv = self.read(container.name)
+            there, kv = self.read(container.name) if known is None else (_decoded(known), known)
+            known = None
             if there is None or kv is None or there.claim != container.claim or there.host != container.host:
                 return None
             fresh = change(there)
@@ -115,3 +120,7 @@ class Records:
         except NotFound:  # a lease ended early: this machine slept, or someone revoked it
             self._addresses.renew()
             return None
+
+
+def _decoded(kv: KeyValue) -> Container:
+    return schema.decode(kv.value, Container, kv.key)

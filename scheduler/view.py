@@ -27,7 +27,7 @@ import msgspec
 from qnet import schema
 from qnet.errors import NotFound, QnetError, Unavailable
 from qnet.schema import TenantRecord
-from qnet.store.base import Compare, Event, Store, at_revision, present
+from qnet.store.base import Compare, Event, KeyValue, Store, at_revision, present
 from qnet.store.cache import Change, PrefixCache
 from scheduler.feasible import canonical
 from scheduler.fleet import Fleet
@@ -160,6 +160,10 @@ class View:
     def container(self, name: str) -> Container | None:
         """The container of that name."""
         return self._fleet.containers.get(name)
+
+    def record(self, name: str) -> KeyValue | None:
+        """A container's record as it was last heard of."""
+        return self._cache.get(CONTAINERS + name)
 
     def by_id(self, prefix: str) -> list[Container]:
         """The container of that id, or those whose ids begin like that."""

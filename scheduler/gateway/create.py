@@ -51,8 +51,7 @@ class Creation:
                 raise Missing(f"No such image: {tagged(str(body.get('Image') or ''))}")
             beside = await self._beside(x, body)
             run = self._run(x, self._by_name(x, body), name, tenant, bool(beside))
-            asked = (await self._s.work(self._s.runs.asked, run))[0]
-            made = await self._placed(x, asked, beside)
+            made = await self._placed(x, run, beside)
         except QnetError as error:
             self._s.placed(x, "create", name, tenant, "", error)
             raise
@@ -147,20 +146,26 @@ class Creation:
 
     # -- making it -------------------------------------------------------------------------------------------
 
-    async def _placed(self, x: Exchange, asked: Asked, beside: str) -> Container | None:
+    async def _placed(self, x: Exchange, run: Run, beside: str) -> Container | None:
         """None: the engine refuses, and the client has its words."""
-        image = asked.request.image
+        image = str(run.container.get("Image") or "")
         pinned = beside or self._s.pinned(x.caller.who, x.caller.process, image)
         if pinned:
             try:
-                return await self._try(x, _on(asked, {pinned}), {pinned})
+                return await self._try(x, run, frozenset({pinned}))
             except Exhausted:
                 if beside:
                     raise
-        return await self._try(x, asked, set())
+        return await self._try(x, run, frozenset())
 
-    async def _try(self, x: Exchange, asked: Asked, hosts: set[str]) -> Container | None:
-        placed = await self._s.work(self._s.runs.begin, asked.request)
+    def _begin(self, run: Run, hosts: frozenset[str]) -> tuple[Asked, Container]:
+        """In a thread: reading the request may ask the store, and placing does."""
+        asked = self._s.runs.asked(run)[0]
+        request = msgspec.structs.replace(asked.request, hosts=hosts) if hosts else asked.request
+        return asked, self._s.runs.begin(request)
+
+    async def _try(self, x: Exchange, run: Run, hosts: frozenset[str]) -> Container | None:
+        asked, placed = await self._s.work(self._begin, run, hosts)
         made: Container | None = None
         try:
             host = self._s.view.machine(placed.host)
@@ -184,40 +189,35 @@ class Creation:
         else:
             self._s.pins.pop((x.caller.who, x.caller.process, placed.image), None)
         if made is None and answer.status == GONE and "image" in message_of(content).lower():
-            return await self._elsewhere(x, asked, hosts, host, answer, content)
+            return await self._elsewhere(x, run, hosts, host, answer, content)
         await x.hand(answer, content)
         return made
 
     async def _elsewhere(
-        self, x: Exchange, asked: Asked, hosts: set[str], host: Machine, answer: Answer, content: bytes
+        self, x: Exchange, run: Run, hosts: frozenset[str], host: Machine, answer: Answer, content: bytes
     ) -> Container | None:
         """The host does not have the image. One that was built or loaded, and is in no registry, is where it is; any
         other one the client pulls now, on this host only."""
-        image = asked.request.image
-        holders = set() if hosts else await self._holders(x, image)
+        image = str(run.container["Image"])
+        holders = frozenset[str]() if hosts else await self._holders(x, image)
         if holders:
-            return await self._try(x, _on(asked, holders), holders)
+            return await self._try(x, run, holders)
         self._s.pin(x.caller.who, x.caller.process, image, host=host.name)
         await x.hand(answer, content)
         return None
 
-    async def _holders(self, x: Exchange, image: str) -> set[str]:
+    async def _holders(self, x: Exchange, image: str) -> frozenset[str]:
         """The hosts that have an image that is in no registry."""
 
         async def ask(host: Machine) -> Any:
             return await self._s.upstreams.call(host, "GET", f"/images/{image}/json")
 
         found, _ = await self._s.upstreams.each(self._s.hosts(x.caller), ask)
-        return {name for name, told in found.items() if not told.get("RepoDigests")}
+        return frozenset(name for name, told in found.items() if not told.get("RepoDigests"))
 
     async def _connect(self, x: Exchange, host: Machine, network: str, created: str, settings: object) -> None:
         body = {"Container": created, "EndpointConfig": settings}
         await self._s.upstreams.call(host, "POST", f"{x.version}/networks/{network}/connect", body)
-
-
-def _on(asked: Asked, hosts: set[str]) -> Asked:
-    request = msgspec.structs.replace(asked.request, hosts=frozenset(hosts))
-    return msgspec.structs.replace(asked, request=request)
 
 
 def _without_id(entry: object) -> object:

@@ -73,22 +73,15 @@ class Volumes:
                 raise Forbidden(f"volume {name}: its options name another tenant")
             if await self._s.work(self._s.known.volume_tenant, name) not in (None, x.caller.tenant):
                 raise Conflict(f"volume {name}: that name is taken: choose another")
-            labels = body.get("Labels") or {}
             own = {**options, "tenant": x.caller.tenant}
-            body = {
-                "Name": name,
-                "Driver": driver,
-                "DriverOpts": own,
-                "Labels": labels,
-            }  # and no other spelling of them
+            # and no other spelling of them
+            body = {"Name": name, "Driver": driver, "DriverOpts": own, "Labels": body.get("Labels") or {}}
         here = [one for one in self._s.hosts(x.caller) if name and name in one.volumes]
-        host = (
-            here[0]
-            if here
-            else self._s.any_host(x.caller)
-            if driver == SHARED
-            else await self._s.choose_local(x, f"volume {name}", body.get("Labels") or {})
-        )
+        if driver == SHARED:
+            host = self._s.any_host(x.caller)
+        else:
+            labels = body.get("Labels") or {}
+            host = here[0] if here else await self._s.choose_local(x, f"volume {name}", labels)
 
         async def wait(status: int) -> None:
             if status == 201 and name and driver != SHARED:

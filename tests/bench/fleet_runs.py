@@ -96,3 +96,12 @@ def api(host: Host, method: str, path: str, body: object = None) -> Any:
     if status >= 400:
         raise RuntimeError(f"{method} {path}: {status} {found}")
     return found
+
+
+def wait(known: Callable[[], bool], patience: float = 60.0) -> None:
+    """Until something is known."""
+    deadline = time.monotonic() + patience
+    while not known():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not known within {patience:g} s")
+        time.sleep(0.1)

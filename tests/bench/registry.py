@@ -6,6 +6,7 @@ from tests.bench import (
     docker_run,
     fleet_runs,
     forwarding,
+    front,
     fullness,
     isolation,
     latency,
@@ -35,5 +36,6 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("volumes", volume_io),
     ("placement", placement),
     ("placement", fleet_runs),
+    ("front", front),
 )
 PARTS = tuple(dict.fromkeys(part for part, _ in GROUPS))

@@ -19,7 +19,7 @@ from tests.lab.commands import run as run_command
 from tests.lab.commands import wait_for
 from tests.lab.host import Host
 
-pytestmark = pytest.mark.mode("macvlan")
+pytestmark = [pytest.mark.mode("macvlan"), pytest.mark.engines]
 
 MODES = ("macvlan", "bridge")
 FIXED, FIXED6 = "10.77.0.9", "fd00:77::9"

@@ -9,7 +9,7 @@ from tests.e2e.kit import CREATE, GATEWAY, SUBNET, links, network, pings, refuse
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
-pytestmark = pytest.mark.mode("bridge")
+pytestmark = [pytest.mark.mode("bridge"), pytest.mark.engines]
 
 BRIDGE = ("-o", "mode=bridge")
 

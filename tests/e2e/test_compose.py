@@ -14,7 +14,7 @@ from tests.lab.commands import run as command
 from tests.lab.engine import UNPACKED, client_argv, client_env
 from tests.lab.host import Host
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines]
 
 PLUGINS = UNPACKED / "cli-plugins/usr/libexec/docker/cli-plugins"
 FILE = """

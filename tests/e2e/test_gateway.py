@@ -16,7 +16,7 @@ from tests.e2e.kit import CREATE, GATEWAY, GATEWAY6, SUBNET, network, pings, ref
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
-pytestmark = [pytest.mark.mode("bridge"), pytest.mark.kernel]
+pytestmark = pytest.mark.mode("bridge")
 
 NAT = ("-o", "mode=bridge", "-o", "nat=true")
 PORT = "7007"

@@ -20,7 +20,7 @@ from tests.lab.cluster import Lab
 from tests.lab.commands import wait_for
 from tests.lab.host import Host
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines]
 
 FIXED = "10.77.0.50"
 ASK = ("--ip", FIXED)

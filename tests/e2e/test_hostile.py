@@ -13,7 +13,7 @@ from tests.e2e.kit import CREATE, GATEWAY, SUBNET, links, network, pings, qnet, 
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
-pytestmark = [pytest.mark.slow, pytest.mark.mode("macvlan"), pytest.mark.kernel]
+pytestmark = [pytest.mark.slow, pytest.mark.mode("macvlan")]
 
 LONG = "x" * 300
 HOSTILE = (

@@ -34,7 +34,7 @@ from tests.e2e.frames import (
 )
 from tests.lab.cluster import Lab
 
-pytestmark = [pytest.mark.mode("bridge"), pytest.mark.kernel]
+pytestmark = pytest.mark.mode("bridge")
 
 SCRIPT = Path(frames.__file__)
 OTHER, OTHER6, OTHER_MAC = "10.77.0.99", "fd00:77::99", "02:00:00:00:00:99"

@@ -16,7 +16,7 @@ from tests.lab.commands import wait_for
 from tests.lab.host import Host
 from tests.lab.unixhttp import call
 
-pytestmark = [pytest.mark.mode("bridge"), pytest.mark.kernel]
+pytestmark = pytest.mark.mode("bridge")
 
 BRIDGE = ("-o", "mode=bridge")
 OUTSIDE = "192.0.2.1"

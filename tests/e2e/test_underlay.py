@@ -11,7 +11,7 @@ from tests.e2e.boxes import HOSTILE, Box, arrives, box
 from tests.e2e.frames import IPV4, ethernet, fragments, udp, vxlan
 from tests.lab.host import Host
 
-pytestmark = [pytest.mark.mode("vxlan"), pytest.mark.kernel]
+pytestmark = pytest.mark.mode("vxlan")
 
 PORTS = (50_000, 4789)
 VNI = 502

@@ -9,7 +9,7 @@ from tests.e2e.kit import links, network, pings, refused, run
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
-pytestmark = pytest.mark.mode("vxlan")
+pytestmark = [pytest.mark.mode("vxlan"), pytest.mark.engines]
 
 VNIS = {"vx1": 501, "vx2": 502}
 

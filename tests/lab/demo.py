@@ -1,5 +1,5 @@
 """The demo: three Docker hosts, one qnet network, containers that reach each other over all of them, a volume that
-they share, and containers that are placed on whichever host suits."""
+they share, containers that are placed on whichever host suits, and the docker command for all of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.lab.cluster import Lab, on_all
+from tests.lab.commands import run
+from tests.lab.engine import client, client_env
 from tests.lab.host import Host
-from tests.lab.model import LabError, Shape
+from tests.lab.model import LabError, Layout, Shape
 
 NETWORK = "web"
 SUBNET = "10.77.0.0/24"
@@ -28,6 +30,7 @@ FIXED = "10.77.0.50"
 VOLUME, SIZE = "data", "100M"
 CREATE_VOLUME = ("volume", "create", "-d", "sharedfs", "-o", f"size={SIZE}", VOLUME)
 LAB, QNET = ".venv/bin/python -m tests.lab", ".venv/bin/qnet"
+FRONT = Layout.find(None).dir / "host1/run/qnet/docker.sock"
 GROUP, SLEEP = "spread", ("busybox", "sleep", "1d")
 
 console = Console(highlight=False, soft_wrap=True)
@@ -173,6 +176,32 @@ def place(lab: Lab) -> None:
     qnet(lab, "run", "--constraint", "rack==r9", "busybox", check=False)
 
 
+def through_the_front(lab: Lab) -> None:
+    """The docker command as it is, on the whole fleet."""
+    say("the front: any docker client on all hosts, here by export DOCKER_HOST=unix:///run/qnet/docker.sock on host1")
+    front(lab, "rm", "-f", "a", "b", quiet=True)
+    front(lab, "run", "-d", "--network", NETWORK, "--ip", "auto", "--name", "a", *SLEEP)
+    front(lab, "run", "-d", "-e", "constraint:rack==r2", "--label", "qnet.spread=rack", "--name", "b", *SLEEP)
+    front(lab, "ps", "--format", 'table {{.Names}}\t{{.Status}}\t{{.Label "qnet.host"}}')
+    said = front(lab, "run", "--rm", "--network", NETWORK, "-v", f"{VOLUME}:/data", "busybox", "cat", "/data/note")
+    if "written on" not in said:
+        raise LabError(f"volume {VOLUME} has {said!r} through the front")
+    front(lab, "exec", "a", "ip", "-4", "addr", "show", "eth0")
+    front(lab, "info", "--format", "{{range .Labels}}{{println .}}{{end}}")
+
+
+def front(lab: Lab, *words: str, quiet: bool = False) -> str:
+    """Shows a command `docker` for the front of host1 with what it says."""
+    if not quiet:
+        console.print(f"  $ docker {' '.join(words)}", style="dim", markup=False)
+    done = run([client(), "-H", f"unix://{lab.hosts[0].gateway.socket}", *words], check=False, env=client_env())
+    if done.returncode and not quiet:
+        raise LabError(f"docker {' '.join(words)}: {done.stderr.strip()}")
+    if not quiet:
+        console.print(done.stdout.rstrip(), markup=False)
+    return done.stdout
+
+
 def what_next() -> None:
     """Commands to copy."""
     console.print("\n[bold]The lab stays up. Try:[/]")
@@ -186,6 +215,7 @@ def what_next() -> None:
         ("who has it, and how its pool is", f"{LAB} docker host1 volume inspect {VOLUME}"),
         ("a container anywhere", f"{LAB} exec host1 .venv/bin/qnet run --network {NETWORK} --name b busybox sleep 1d"),
         ("all containers of all hosts", f"{LAB} exec host2 .venv/bin/qnet ps"),
+        ("docker on all of them", f"docker -H unix://{FRONT} ps"),
         ("is everything in order?", f"{LAB} exec host1 .venv/bin/qnet doctor"),
         ("a power cut and a boot", f"{LAB} kill host3; {LAB} start host3"),
         ("remove every trace", "make demo-down"),
@@ -212,6 +242,7 @@ def up() -> None:
         refuse_duplicate(lab.hosts[2], containers[-1])
         share_volume(lab.hosts)
         place(lab)
+        through_the_front(lab)
         what_next()
     except LabError as error:
         raise click.ClickException(f"the demo failed: {error}") from error

@@ -11,8 +11,9 @@ import pytest
 from tests.e2e.front import sides
 from tests.e2e.placement.fleet import Fleet
 from tests.lab.cluster import Lab
+from tests.lab.model import ENGINES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines]
 
 
 def scripts() -> dict[str, str]:
@@ -29,7 +30,14 @@ CLEAN = (
 )
 
 
-@pytest.fixture(scope="module", params=["one host", "three hosts"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A fleet of three with the oldest engine, of one with the others."""
+    if "fleet" in metafunc.fixturenames:
+        oldest = metafunc.config.getoption("--engine") == ENGINES[0]
+        metafunc.parametrize("fleet", ["three hosts" if oldest else "one host"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """A fleet of one and of three, with network `web`."""
     lab: Lab = request.getfixturevalue("one_host" if request.param == "one host" else "three_hosts")

@@ -16,7 +16,7 @@ from tests.e2e.placement.fleet import Fleet
 from tests.lab.commands import wait_for
 from tests.lab.unixhttp import call
 
-pytestmark = [pytest.mark.slow, pytest.mark.once]
+pytestmark = pytest.mark.slow
 
 WORKERS, LASTS = 4, 12.0
 FAULTS: dict[str, Callable[[Fleet], None]] = {

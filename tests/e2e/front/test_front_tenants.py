@@ -14,7 +14,7 @@ from tests.e2e.front.sides import Side
 from tests.e2e.placement.fleet import Fleet
 from tests.lab.commands import Result
 
-pytestmark = [pytest.mark.slow, pytest.mark.once]
+pytestmark = pytest.mark.slow
 
 
 class Client:

@@ -14,7 +14,7 @@ from tests.e2e.placement.fleet import Fleet
 from tests.lab.commands import wait_for
 from tests.lab.unixhttp import call
 
-pytestmark = [pytest.mark.slow, pytest.mark.once]
+pytestmark = pytest.mark.slow
 
 CREATE = b"POST /v1.41/containers/create HTTP/1.1\r\nHost: x\r\n"
 GET = b"GET /v1.41/containers/json HTTP/1.1\r\nHost: x\r\n"

@@ -23,7 +23,7 @@ from tests.e2e.front.sides import Side
 from tests.e2e.placement.fleet import Fleet
 from tests.lab.commands import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.once]
+pytestmark = pytest.mark.slow
 
 RUN = ("run", "--rm", "--network", "none")
 MANY = 5_000_000

@@ -12,7 +12,6 @@ from tests.e2e.placement.fleet import SLEEP, Fleet
 from tests.lab import certificates
 from tests.lab.commands import wait_for
 
-pytestmark = pytest.mark.once
 SEEN = 5.0  # seconds: the figure is measured elsewhere (`make bench ONLY=placement`)
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import pytest
+
 from tests.e2e import kit
 from tests.e2e.placement.fleet import SLEEP, Fleet
 from tests.lab.commands import wait_for
+
+pytestmark = pytest.mark.engines
 
 
 def test_run_rm_run_with_a_volume_and_an_address_that_stays(fleet: Fleet) -> None:

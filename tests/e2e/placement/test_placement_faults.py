@@ -21,7 +21,6 @@ from tests.e2e.placement.fleet import SLEEP, Fleet
 from tests.lab.commands import wait_for
 from tests.lab.host import Host
 
-pytestmark = pytest.mark.once
 WAVES, INSTANCES = 3, 6
 
 

@@ -3,12 +3,8 @@ hard disk, the others have SSDs."""
 
 from __future__ import annotations
 
-import pytest
-
 from tests.e2e import kit
 from tests.e2e.placement.fleet import Fleet
-
-pytestmark = pytest.mark.once
 
 ANY = {"host1", "host2", "host3"}
 

@@ -18,7 +18,6 @@ from tests.lab.commands import wait_for
 from tests.lab.host import Host
 from tests.lab.storage import SETS, VOLUME
 
-pytestmark = pytest.mark.kernel
 RUN = ("run", "--rm", "--network", "none")
 MOUNT = "type=volume,volume-driver=sharedfs,dst=/data,src="
 

@@ -16,8 +16,6 @@ from tests.lab.commands import wait_for
 from tests.lab.host import Host
 from tests.lab.unixhttp import call
 
-pytestmark = pytest.mark.kernel
-
 
 def test_what_one_host_writes_another_reads(hosts: list[Host]) -> None:
     create(hosts[0], "data", "size=100M", "mode=0750", "uid=7", "gid=8")
