@@ -31,7 +31,7 @@ from scheduler.gateway.volumes import Volumes
 logger = logging.getLogger(__name__)
 
 PATIENCE = 3.0  # seconds for what is being answered when it is to stop
-SWITCH = 0.0005  # seconds that a thread may keep the loop, or those who place, from going on
+SWITCH = 0.001  # seconds that a thread may keep the loop, or those who place, from going on
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Peer, chunk,
 from scheduler.model import Machine
 from scheduler.streams import Hangups, connect
 
-KEPT = 16  # idle connections to each host
+KEPT, WARM = 16, 2  # idle connections to each host: at most, and made ahead
 AT_ONCE = 64  # hosts that are asked at a time
 MOST = 512 << 20  # bytes of an engine's answer that is read whole
 BAD, GONE = 400, 404
@@ -53,6 +53,7 @@ class Upstreams:
         self._context.load_cert_chain(settings.cert, settings.key)
         self._idle: defaultdict[str, list[Peer]] = defaultdict(list)
         self.hangups = Hangups()
+        self._warming: dict[str, asyncio.Task[None]] = {}
         self._lent: defaultdict[str, set[Peer]] = defaultdict(set)
 
     async def call(
@@ -163,6 +164,7 @@ class Upstreams:
 
         fine = False
         self._lent[host.url].add(peer)
+        self._warm(host)
         try:
             yield peer, answer
             done = bool(found) and found[0].ended and found[0].keep_alive and found[0].status != SWITCHING
@@ -175,6 +177,17 @@ class Upstreams:
                 self._idle[host.url].append(peer)
             else:
                 peer.close()
+
+    def _warm(self, host: Machine) -> None:
+        """Have a connection ready for the next call: a run needs three at once, and a handshake takes milliseconds."""
+        if host.url not in self._warming and len(self._idle[host.url]) < WARM:
+            task = self._warming[host.url] = asyncio.create_task(self._one_more(host))
+            task.add_done_callback(lambda _: self._warming.pop(host.url, None))
+
+    async def _one_more(self, host: Machine) -> None:
+        with suppress(OSError, TimeoutError):
+            peer = Peer(await connect(parse_listen(host.url), self._context), Broken)
+            self._idle[host.url].append(peer)
 
     async def _begun(self, host: Machine, first: bytes) -> Peer:
         """A connection on which this was sent. One that was kept may have ended meanwhile."""
