@@ -14,8 +14,8 @@ venv="$root/.venv"
 engines="$build/engines"
 policy=/usr/sbin/policy-rc.d
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-packages=(etcd-server etcd-client glusterfs-server iproute2 nftables busybox-static fio iperf3 iputils-ping procps openssl
-    python3-venv util-linux xfsprogs xz-utils)
+packages=(bsdutils curl etcd-server etcd-client glusterfs-server iproute2 nftables busybox-static fio iperf3 iputils-ping
+    procps openssl python3-venv util-linux xfsprogs xz-utils)
 vm_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring e2fsprogs cpio lz4 openssh-client
     tcpdump)
 
