@@ -27,6 +27,7 @@ class Spreading:
         self._headers = headers
         self._told: asyncio.Queue[bytes] = asyncio.Queue(LINES)
         self._feeds = {host.name: asyncio.Queue[bytes](PIECES) for host in hosts}
+        self._begun = False
         self.done: list[str] = []
         self.failed: dict[str, QnetError] = {}
 
@@ -40,7 +41,7 @@ class Spreading:
         work = asyncio.create_task(self._work(x))
         try:
             line = await self._line(work)
-            if not line and len(self.failed) == len(self._hosts):
+            if not line and not self._begun:  # one that has begun tells what is wrong in the middle
                 raise next(iter(self.failed.values()))
             async with x.stream() as send:
                 while line:
@@ -95,6 +96,7 @@ class Spreading:
             async with self._upstreams.sending(host, "POST", self._target, self._headers, pieces) as answer:
                 if answer.status >= BAD:
                     raise Refused(answer.status, message_of(await answer.content(MOST)))
+                self._begun = True
                 async for line in _lines(answer):
                     if told := self._of(line, host.name):
                         await self._told.put(told)
