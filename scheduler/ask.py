@@ -138,7 +138,7 @@ def ask(
 def _labelled(config: dict[str, Any], tenant: str) -> tuple[dict[str, str], Rules]:
     """The container's labels without those that are qnet's to give, and its rules. `config` gets its tenant's label and
     has no rules among its variables any more."""
-    labels, environment = _texts(config, "Labels"), _list(config, "Env")
+    labels, environment = texts(config, "Labels"), _list(config, "Env")
     rules = parse(labels, environment)
     config["Env"] = [line for line in environment if not is_rule(line)]
     for label in (CLAIM, TENANT, NAME_LABEL):
@@ -275,7 +275,8 @@ def _table(source: Mapping[str, Any], field: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _texts(source: Mapping[str, Any], field: str) -> dict[str, str]:
+def texts(source: Mapping[str, Any], field: str) -> dict[str, str]:
+    """A field whose values are texts. Raises InvalidRequest: it is something else."""
     value = _table(source, field)
     if not all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()):
         raise InvalidRequest(f"{field}: an object of texts")

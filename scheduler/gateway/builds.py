@@ -11,7 +11,7 @@ from qnet.errors import InvalidRequest
 from scheduler.callers import Forbidden
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.routes import Route
-from scheduler.gateway.services import Services, filters_of, filters_text, take_hosts
+from scheduler.gateway.services import Services, filters_of, filters_text, take_hosts, total
 from scheduler.model import Machine
 from scheduler.rules import CONSTRAINT, parse
 
@@ -47,7 +47,7 @@ class Builds:
 
     async def _host(self, x: Exchange, labels: Mapping[str, str]) -> Machine:
         """One host for all that a client's process does for its builds: sessions, uploads, the build itself."""
-        if x.caller.tenant and not self._s.view.trusts(x.caller.tenant):
+        if not self._s.powers(x.caller):
             raise Forbidden("builds run beside other tenants' on their hosts: they are for trusted tenants")
         pinned = self._s.pinned(x.caller.who, x.caller.process, BUILD)
         host = next((one for one in self._s.hosts(x.caller) if one.name == pinned and one.state == "ready"), None)
@@ -61,12 +61,10 @@ class Builds:
     def _rules(self, x: Exchange) -> dict[str, str]:
         """`--label qnet.constraint=…`, and classic Swarm's `--build-arg constraint:…`."""
         labels = _texts(x, "labels")
-        arguments = [name for name in _texts(x, "buildargs") if name.startswith("constraint:")]
         found = [labels[CONSTRAINT]] if labels.get(CONSTRAINT) else []
-        values = _texts(x, "buildargs")
-        found += [
-            f"{name.removeprefix('constraint:')}{f'={values[name]}' if values[name] else ''}" for name in arguments
-        ]
+        for name, value in _texts(x, "buildargs").items():
+            if name.startswith("constraint:"):  # `rack==r1`: the first = parts name and value
+                found.append(name.removeprefix("constraint:") + (f"={value}" if value else ""))
         return {CONSTRAINT: ",".join(found)} if found else {}
 
     async def prune(self, x: Exchange) -> None:
@@ -75,12 +73,11 @@ class Builds:
             raise Forbidden("the hosts' build caches are for operators")
         filters = filters_of(x)
         hosts = take_hosts(filters, self._s.hosts(x.caller))
-        path = x.target("build", "prune", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        path = x.target("build", "prune", query={"filters": filters_text(filters)})
         found = await self._s.every(x, "POST", path, hosts=hosts)
         gone = [one for told in found.values() for one in told.get("CachesDeleted") or ()]
-        space = sum(int(told.get("SpaceReclaimed") or 0) for told in found.values())
         self._s.note(x, "build prune", f"{len(gone)} caches")
-        await x.answer(200, {"CachesDeleted": gone or None, "SpaceReclaimed": space})
+        await x.answer(200, {"CachesDeleted": gone or None, "SpaceReclaimed": total(found, "SpaceReclaimed")})
 
 
 def _texts(x: Exchange, name: str) -> dict[str, str]:

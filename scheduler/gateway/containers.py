@@ -17,7 +17,16 @@ from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Answer, dumps
 from scheduler.gateway.images import Images, joined
 from scheduler.gateway.routes import OWNER, Route
-from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts
+from scheduler.gateway.services import (
+    HOST_LABEL,
+    Services,
+    filters_of,
+    filters_text,
+    has_label,
+    labelled,
+    take_hosts,
+    total,
+)
 from scheduler.gateway.upstream import Missing, Refused
 from scheduler.model import Container, Machine, called
 from scheduler.translate import NAME as NAME_LABEL
@@ -88,7 +97,7 @@ class Containers:
         borders = await self._borders(x, filters)
         filters["network"] = self._s.network_names(x.caller, filters.get("network", ()))
         query = {"filters": filters_text(filters), **({"limit": ""} if borders else {})}
-        path = x.target("containers", "json", query=query).removeprefix(x.version)
+        path = x.target("containers", "json", query=query)
         found = await self._s.every(x, "GET", path, hosts=hosts) if hosts else {}
         entries = [self.shown(entry, host) for host, listed in found.items() for entry in listed]
         entries = [entry for entry in entries if all(inside(entry["Created"]) for inside in borders)]
@@ -140,11 +149,11 @@ class Containers:
         hosts = take_hosts(filters, self._s.hosts(x.caller))
         if x.caller.tenant:
             filters.setdefault("label", []).append(f"{TENANT}={x.caller.tenant}")
-        path = x.target("containers", "prune", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        path = x.target("containers", "prune", query={"filters": filters_text(filters)})
         found = await self._s.every(x, "POST", path, hosts=hosts)
         gone = [one for answer in found.values() for one in answer.get("ContainersDeleted") or ()]
         self._s.note(x, "container prune", ", ".join(one[:12] for one in gone))
-        await x.answer(200, {"ContainersDeleted": gone or None, "SpaceReclaimed": _sum(found, "SpaceReclaimed")})
+        await x.answer(200, {"ContainersDeleted": gone or None, "SpaceReclaimed": total(found, "SpaceReclaimed")})
 
     # -- one of them -----------------------------------------------------------------------------------------
 
@@ -260,7 +269,7 @@ class Containers:
         image = joined(x.request.parameter("repo"), x.request.parameter("tag"))
         await self._images.check_making(x, image, made=True)
         body = policy.container(await x.json())
-        async with self._s.upstreams.asked(host, "POST", target, {}, dumps(body)) as answer:
+        async with self._s.upstreams.asked(host, "POST", target, dumps(body)) as answer:
             content = await answer.content()
             if answer.status == CREATED:
                 for name in filter(None, (image, str(msgspec.json.decode(content)["Id"]))):
@@ -342,13 +351,10 @@ def _ref(container: Container, asked: str) -> str:
     return container.id
 
 
-def _sum(found: Mapping[str, Any], name: str) -> int:
-    return sum(int(answer.get(name) or 0) for answer in found.values())
-
-
 def _named(one: Container, what: str, values: list[str]) -> bool:
     if what == "label":
-        return all(_has_label(one, value) for value in values)
+        labels = {**one.labels, TENANT: one.tenant}
+        return all(has_label(labels, value) for value in values)
     text = one.name if what == "name" else one.id
     if not values:
         return True
@@ -356,12 +362,6 @@ def _named(one: Container, what: str, values: list[str]) -> bool:
         return any(re.search(value.removeprefix("^/").removeprefix("/"), text) for value in values)
     except re.error:
         return False
-
-
-def _has_label(one: Container, value: str) -> bool:
-    name, equals, text = value.partition("=")
-    labels = {**one.labels, TENANT: one.tenant}
-    return name in labels and (not equals or labels[name] == text)
 
 
 def _remembered(one: Container) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Answer, dumps
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import Services
-from scheduler.gateway.upstream import Missing, Refused, message_of
+from scheduler.gateway.upstream import GONE, Missing, Refused, message_of
 from scheduler.model import Container, Machine
 from scheduler.runs import Run, bodies
 from scheduler.translate import TENANT
 
-CREATED, GONE, TAKEN = 201, 404, 409
+CREATED, TAKEN = 201, 409
 MODES = ("NetworkMode", "IpcMode", "PidMode")
 
 
@@ -82,7 +82,7 @@ class Creation:
             platform=x.request.parameter("platform"),
             start=False,
             operator=x.caller.operator,
-            powers=x.caller.operator or self._s.powers(x.caller),
+            powers=self._s.powers(x.caller),
             beside=beside,
         )
 

@@ -81,17 +81,14 @@ class Topic:
 
     async def _follow(self, host: Machine) -> None:
         try:
-            async with self._s.upstreams.asked(host, "GET", self._from(host), {}) as answer:
+            async with self._s.upstreams.asked(host, "GET", self._from(host)) as answer:
                 if answer.status >= BAD:
                     self._refusals[host.name] = Refused(answer.status, message_of(await answer.content(MOST)))
                     return
                 self._refusals.pop(host.name, None)
                 self._begun.add(host.name)
-                left = b""
-                async for piece in answer.pieces():
-                    *lines, left = (left + piece).split(b"\n")
-                    for line in filter(None, lines):
-                        self._tell(line, host)
+                async for line in answer.lines():
+                    self._tell(line, host)
         except QnetError as error:
             logger.info("events of %s end: %s", host.name, error)
         finally:

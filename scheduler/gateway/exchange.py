@@ -273,7 +273,7 @@ class Exchange:
                 await asyncio.wait({sending, doing}, return_when=asyncio.FIRST_COMPLETED)
                 if sending.done() and isinstance(error := sending.exception(), ClientGone):
                     raise error
-                passing = _of(doing)
+                passing = outcome_of(doing)
                 await (self.watched(passing) if sending.done() else passing)
             finally:
                 doing.cancel()
@@ -286,7 +286,7 @@ class Exchange:
 
         error = sending.exception()
         if error is None:
-            return await self.watched(_of(waiting))
+            return await self.watched(outcome_of(waiting))
         if not isinstance(error, Broken):
             raise error
         try:
@@ -296,5 +296,6 @@ class Exchange:
             raise error from None
 
 
-async def _of(task: asyncio.Future[T]) -> T:
+async def outcome_of(task: asyncio.Future[T]) -> T:
+    """What becomes of a task, which goes on though nobody waits any more."""
     return await asyncio.shield(task)

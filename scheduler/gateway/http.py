@@ -221,6 +221,16 @@ class Message:
             if data:  # what is nothing would end it for others
                 yield data
 
+    async def lines(self) -> AsyncIterator[bytes]:
+        """The same line by line, but for those that are empty: an engine ends each of its objects with one."""
+        left = b""
+        async for piece in self.pieces():
+            *whole, left = (left + piece).split(b"\n")
+            for line in filter(bytes.strip, whole):
+                yield line
+        if left.strip():
+            yield left
+
     async def content(self, most: int = MAX_BODY) -> bytes:
         """The whole body, taken out of its chunks. Raises Malformed: more than `most`."""
         found = bytearray()

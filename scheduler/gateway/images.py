@@ -14,7 +14,7 @@ from scheduler.callers import Forbidden
 from scheduler.feasible import canonical
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.routes import Route
-from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts
+from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts, total
 from scheduler.gateway.spreading import Spreading
 from scheduler.gateway.upstream import BAD, GONE, Missing, Refused
 from scheduler.model import Machine
@@ -55,7 +55,7 @@ class Images:
         """Each image once, with all its names, and the hosts that have it."""
         filters = filters_of(x)
         hosts = take_hosts(filters, self._s.hosts(x.caller))
-        path = x.target("images", "json", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        path = x.target("images", "json", query={"filters": filters_text(filters)})
         await x.answer(200, self.merged(x, await self._s.every(x, "GET", path, hosts=hosts)))
 
     def merged(self, x: Exchange, found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -213,7 +213,7 @@ class Images:
 
     async def load(self, x: Exchange) -> None:
         """Load images on all hosts."""
-        if x.caller.tenant and not self._s.view.trusts(x.caller.tenant):
+        if not self._s.powers(x.caller):
             raise Forbidden("docker load is for trusted tenants, as its names cannot be checked: pull from a registry")
         hosts = self._s.hosts(x.caller)
         if len(hosts) == 1:
@@ -289,12 +289,13 @@ class Images:
             raise Forbidden("images are shared by the hosts' tenants: remove your own with docker rmi")
         filters = filters_of(x)
         hosts = take_hosts(filters, self._s.hosts(x.caller))
-        path = x.target("images", "prune", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        path = x.target("images", "prune", query={"filters": filters_text(filters)})
         found = await self._s.every(x, "POST", path, hosts=hosts)
         gone = {msgspec.json.encode(one): one for told in found.values() for one in told.get("ImagesDeleted") or ()}
-        space = sum(int(told.get("SpaceReclaimed") or 0) for told in found.values())
         self._s.note(x, "image prune", f"{len(gone)} images")
-        await x.answer(200, {"ImagesDeleted": list(gone.values()) or None, "SpaceReclaimed": space})
+        await x.answer(
+            200, {"ImagesDeleted": list(gone.values()) or None, "SpaceReclaimed": total(found, "SpaceReclaimed")}
+        )
 
 
 def _union(one: list[str] | None, other: list[str] | None) -> list[str]:

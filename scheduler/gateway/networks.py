@@ -8,12 +8,12 @@ from typing import Any
 from qnet.engine import ADDRESS_SPACE
 from qnet.errors import Conflict, InvalidRequest, QnetError
 from scheduler import policy
-from scheduler.ask import BUILT_IN
+from scheduler.ask import BUILT_IN, texts
 from scheduler.callers import Forbidden
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import dumps
 from scheduler.gateway.routes import Route
-from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts
+from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, has_label, labelled, take_hosts
 from scheduler.gateway.upstream import Missing, Refused
 from scheduler.model import AUTO, Container, Machine, Network
 from scheduler.networks import DRIVER, NetworkAsked
@@ -42,7 +42,7 @@ class Networks:
         """Each network of the cluster once, and those of hosts."""
         filters = filters_of(x)
         hosts, ids = take_hosts(filters, self._s.hosts(x.caller)), filters.pop("id", [])
-        path = x.target("networks", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        path = x.target("networks", query={"filters": filters_text(filters)})
         found = await self._s.every(x, "GET", path, hosts=hosts)
         merged = self._merged(x, found)
         if "true" in filters.get("dangling", ()) or "1" in filters.get("dangling", ()):
@@ -88,7 +88,7 @@ class Networks:
             await x.rewritten(host, x.target("networks", x.args["id"]), lambda found: labelled(found, host.name))
             return
         name = network.name if network else x.args["id"]
-        path = x.target("networks", name).removeprefix(x.version)
+        path = x.target("networks", name)
         found = await self._s.every(x, "GET", path, hosts=hosts)
         if not found:
             raise _no_such(x.args["id"])
@@ -138,7 +138,7 @@ class Networks:
         has = [one.name for one in self._s.view.machines() if name in one.networks]
         if has or self._s.view.network(name) is not None:
             raise Refused(409, f"network with name {name} already exists")
-        host = await self._s.choose_local(x, f"network {name}", _texts(body, "Labels"))
+        host = await self._s.choose_local(x, f"network {name}", texts(body, "Labels"))
         status = await x.relay(host, x.target("networks", "create"), dumps(body), self._until(host, name, there=True))
         self._s.note(x, "network create", name, host.name, "done" if status == 201 else f"refused: {status}")
 
@@ -157,12 +157,12 @@ class Networks:
             raise InvalidRequest(f"network {name}: IPAM driver {ipam['Driver']}: networks of qnet have their own")
         asked = NetworkAsked(
             name=name,
-            options=_texts(body, "Options"),
-            ipam_options=_texts(ipam, "Options"),
+            options=texts(body, "Options"),
+            ipam_options=texts(ipam, "Options"),
             subnets=tuple(one for one in ipam.get("Config") or () if one),
             internal=bool(body.get("Internal")),
             ipv6=bool(body.get("EnableIPv6")),
-            labels=_texts(body, "Labels"),
+            labels=texts(body, "Labels"),
         )
         result = "done"
         try:
@@ -206,7 +206,7 @@ class Networks:
         wanted, unwanted = filters.get("label", []), filters.get("label!", [])
         own = filters_text({**filters, "label!": [*unwanted, ID]})
         if not x.caller.tenant:  # engines first: they refuse filters that make no sense
-            path = x.target("networks", "prune", query={"filters": own}).removeprefix(x.version)
+            path = x.target("networks", "prune", query={"filters": own})
             found = await self._s.every(x, "POST", path, hosts=hosts)
             gone = [name for answer in found.values() for name in answer.get("NetworksDeleted") or ()]
         users = {name for one in self._s.view.containers() for name in one.networks}
@@ -216,8 +216,8 @@ class Networks:
             if (
                 mine
                 and known
-                and all(_has(network, one) for one in wanted)
-                and not any(_has(network, one) for one in unwanted)
+                and all(has_label(network.labels, one) for one in wanted)
+                and not any(has_label(network.labels, one) for one in unwanted)
             ):
                 await self._s.work(self._s.networks.remove, network.name, x.caller.tenant)
                 gone.append(network.name)
@@ -264,15 +264,3 @@ def _join(merged: dict[str, Any], entry: Mapping[str, Any], host: str) -> None:
 
 def _no_such(name: str) -> Missing:
     return Missing(f"network {name} not found")
-
-
-def _has(network: Network, label: str) -> bool:
-    name, equals, value = label.partition("=")
-    return name in network.labels and (not equals or network.labels[name] == value)
-
-
-def _texts(source: Mapping[str, Any], field: str) -> dict[str, str]:
-    value = source.get(field) or {}
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise InvalidRequest(f"{field}: an object of texts")
-    return value

@@ -83,7 +83,7 @@ class Services:
         return next((one for one in found if one.state == "ready" and not one.trouble), found[0])
 
     async def every(
-        self, x: Exchange, method: str, path: str, body: object = None, hosts: Iterable[Machine] | None = None
+        self, x: Exchange, method: str, target: str, hosts: Iterable[Machine] | None = None
     ) -> dict[str, Any]:
         """What the engines of all hosts, or of some, answer to the same request, by the hosts' names. A host that does
         not answer is left out.
@@ -92,11 +92,9 @@ class Services:
             Refused: all engines that answer refuse.
         """
         asked = self.hosts(x.caller) if hosts is None else list(hosts)
-        found, failed = await self.upstreams.each(
-            asked, lambda host: self.upstreams.call(host, method, x.version + path, body)
-        )
+        found, failed = await self.upstreams.each(asked, lambda host: self.upstreams.call(host, method, target))
         for name, error in failed.items():
-            logger.warning("host %s: %s %s: %s", name, method, path, error)
+            logger.warning("host %s: %s %s: %s", name, method, target, error)
         refused = [error for error in failed.values() if isinstance(error, Refused)]
         if not found and failed:
             raise refused[0] if refused else next(iter(failed.values()))
@@ -231,6 +229,17 @@ def take_hosts(filters: dict[str, list[str]], hosts: list[Machine]) -> list[Mach
     if not wanted:
         return hosts
     return [host for host in hosts if host.name in wanted]
+
+
+def has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    """Whether `NAME` or `NAME=VALUE` of a filter is among labels."""
+    name, equals, value = wanted.partition("=")
+    return name in labels and (not equals or labels[name] == value)
+
+
+def total(found: Mapping[str, Any], name: str) -> int:
+    """The sum of a number that each host tells."""
+    return sum(int(told.get(name) or 0) for told in found.values())
 
 
 def labelled(entry: dict[str, Any], host: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import msgspec
 
 from qnet.errors import QnetError
-from scheduler.gateway.exchange import Exchange
-from scheduler.gateway.http import Answer, dumps
+from scheduler.gateway.exchange import Exchange, outcome_of
+from scheduler.gateway.http import dumps
 from scheduler.gateway.upstream import BAD, MOST, Refused, Upstreams, message_of
 from scheduler.model import Machine
 from scheduler.streams import both
@@ -71,7 +71,7 @@ class Spreading:
             await asyncio.wait([feeding, hosts], return_when=asyncio.FIRST_COMPLETED)
             if feeding.done():
                 await feeding
-                await x.watched(_of(hosts))  # until all is sent, reading tells whether the client is there
+                await x.watched(outcome_of(hosts))  # until all is sent, reading tells whether the client is there
             await hosts
         finally:
             for task in (feeding, hosts):
@@ -97,7 +97,7 @@ class Spreading:
                 if answer.status >= BAD:
                     raise Refused(answer.status, message_of(await answer.content(MOST)))
                 self._begun = True
-                async for line in _lines(answer):
+                async for line in answer.lines():
                     if told := self._of(line, host.name):
                         await self._told.put(told)
             if host.name not in self.failed:
@@ -124,20 +124,6 @@ class Spreading:
         return dumps(told)
 
 
-async def _of(task: asyncio.Task[None]) -> None:
-    await asyncio.shield(task)
-
-
 async def _pieces(queue: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
     while data := await queue.get():
         yield data
-
-
-async def _lines(answer: Answer) -> AsyncIterator[bytes]:
-    left = b""
-    async for piece in answer.pieces():
-        *lines, left = (left + piece).split(b"\n")
-        for line in filter(bytes.strip, lines):
-            yield line
-    if left.strip():
-        yield left

@@ -67,7 +67,7 @@ class System:
         if host is None:
             return
         try:
-            async with asyncio.timeout(AGAIN), self._s.upstreams.asked(host, "GET", "/_ping", {}) as answer:
+            async with asyncio.timeout(AGAIN), self._s.upstreams.asked(host, "GET", "/_ping") as answer:
                 await answer.content()
                 told = {name.title(): value for name, value in answer.headers.items()}
                 self._ping = {name: told[name] for name in PING if name in told}
@@ -111,14 +111,14 @@ class System:
 
     async def info(self, x: Exchange) -> None:
         """The sums of all hosts, which are listed as labels."""
-        found = await self._s.every(x, "GET", "/info")
+        found = await self._s.every(x, "GET", f"{x.version}/info")
         oldest = self._oldest([host for host in self._s.hosts(x.caller) if host.name in found])
         if oldest is None:
             raise Unavailable("no host is up: see qnet host ls")
         told = dict(found[oldest.name])
         if len(found) > 1:
             told |= {name: sum(int(one.get(name) or 0) for one in found.values()) for name in SUMS}
-            told["Images"] = len(self._images.merged(x, await self._s.every(x, "GET", "/images/json")))
+            told["Images"] = len(self._images.merged(x, await self._s.every(x, "GET", f"{x.version}/images/json")))
             told["Name"], told["ID"] = f"{socket.gethostname()} (qnet, {len(found)} hosts)", "qnet"
             told["Warnings"] = [f"{name}: {one}" for name, info in found.items() for one in info.get("Warnings") or ()]
         if x.caller.tenant:
@@ -129,11 +129,11 @@ class System:
             told |= {"Containers": taken.running, "ContainersRunning": running, "ContainersPaused": 0}
             told |= {"ContainersStopped": len(mine) - running, "Images": 0, "Name": "qnet", "ID": "qnet"}
         else:
-            told["Labels"] = [*(told.get("Labels") or ()), *map(self._of, sorted(self._machines(), key=_name))]
+            told["Labels"] = [
+                *(told.get("Labels") or ()),
+                *map(self._of, sorted(self._s.view.machines(), key=lambda one: one.name)),
+            ]
         await x.answer(200, told)
-
-    def _machines(self) -> list[Machine]:
-        return self._s.view.machines()
 
     def _of(self, host: Machine) -> str:
         """A host in one line."""
@@ -147,7 +147,7 @@ class System:
 
     async def df(self, x: Exchange) -> None:
         """What takes disks."""
-        found = await self._s.every(x, "GET", x.target("system", "df").removeprefix(x.version))
+        found = await self._s.every(x, "GET", x.target("system", "df"))
         told: dict[str, Any] = {"LayersSize": sum(int(one.get("LayersSize") or 0) for one in found.values())}
         told["Images"] = self._images.merged(x, {name: one.get("Images") or [] for name, one in found.items()})
         told["Containers"] = [
@@ -169,7 +169,3 @@ class System:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
-
-
-def _name(host: Machine) -> str:
-    return host.name

@@ -14,7 +14,6 @@ import msgspec
 from qnet.errors import QnetError, Unavailable
 from qnet.settings import Scheduler
 from scheduler.agent.relay import parse_listen
-from scheduler.engines import KINDS
 from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Peer, chunk, request_head
 from scheduler.model import Machine
 from scheduler.streams import Hangups, connect
@@ -56,9 +55,7 @@ class Upstreams:
         self._warming: dict[str, asyncio.Task[None]] = {}
         self._lent: defaultdict[str, set[Peer]] = defaultdict(set)
 
-    async def call(
-        self, host: Machine, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
-    ) -> Any:
+    async def call(self, host: Machine, method: str, path: str, body: object = None) -> Any:
         """What an engine answers to a small request, as JSON values; None: nothing.
 
         Raises:
@@ -66,27 +63,18 @@ class Upstreams:
             Unavailable: it does not answer in time.
         """
         data = msgspec.json.encode(body) if body is not None else b""
-        found = await self.fetch(host, method, path, data, headers)
+        answer, content = await self.answered(host, method, path, data)
+        if answer.status >= BAD:
+            raise Refused(answer.status, message_of(content))
         try:
-            return msgspec.json.decode(found) if found.strip() else None
+            return msgspec.json.decode(content) if content.strip() else None
         except msgspec.MsgspecError as error:
             raise Broken(f"host {host.name}: what it answers to {path} is no JSON: {error}") from error
 
-    async def fetch(
-        self, host: Machine, method: str, path: str, data: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> bytes:
-        """The same, as bytes."""
-        answer, content = await self.answered(host, method, path, data, headers)
-        if answer.status >= BAD:
-            raise Refused(answer.status, message_of(content))
-        return content
-
-    async def answered(
-        self, host: Machine, method: str, path: str, data: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> tuple[Answer, bytes]:
+    async def answered(self, host: Machine, method: str, path: str, data: bytes = b"") -> tuple[Answer, bytes]:
         """An engine's answer, whatever it says, with its whole body. Raises Unavailable: it does not come in time."""
         try:
-            async with asyncio.timeout(self._timeout), self.asked(host, method, path, headers or {}, data) as answer:
+            async with asyncio.timeout(self._timeout), self.asked(host, method, path, data) as answer:
                 return answer, await answer.content(MOST)
         except TimeoutError as error:
             raise Unavailable(f"host {host.name} did not answer within {self._timeout:g} s") from error
@@ -110,15 +98,13 @@ class Upstreams:
         return found, failed
 
     @asynccontextmanager
-    async def asked(
-        self, host: Machine, method: str, path: str, headers: Mapping[str, str], data: bytes = b""
-    ) -> AsyncIterator[Answer]:
+    async def asked(self, host: Machine, method: str, path: str, data: bytes = b"") -> AsyncIterator[Answer]:
         """Send a request with a small body; its answer, whose body is still to be read.
 
         Raises:
             Unavailable: the host does not answer, or broke off.
         """
-        own = {"Content-Type": JSON, **headers} if data else dict(headers)
+        own = {"Content-Type": JSON} if data else {}
         length = {"Content-Length": str(len(data))} if data or method != "GET" else {}
         head = request_head(method, path, {"Host": "qnet", **own, **length}.items())
         async with self.lent(host, head + data, method) as (_, answer):
@@ -248,8 +234,3 @@ def message_of(content: bytes) -> str:
         return str(msgspec.json.decode(content)["message"])
     except (msgspec.MsgspecError, KeyError, TypeError):
         return content.decode(errors="replace").strip()[:500]
-
-
-def error_of(status: int, message: str) -> QnetError:
-    """The same as one of qnet's own errors."""
-    return KINDS.get(status, QnetError)(message)

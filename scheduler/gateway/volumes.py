@@ -10,7 +10,7 @@ from scheduler.callers import Forbidden
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import dumps
 from scheduler.gateway.routes import Route
-from scheduler.gateway.services import Services, filters_of, filters_text, labelled, take_hosts
+from scheduler.gateway.services import Services, filters_of, filters_text, labelled, take_hosts, total
 from scheduler.gateway.upstream import Missing, Refused
 from scheduler.model import Machine
 
@@ -37,7 +37,7 @@ class Volumes:
         """Each shared volume once, and those of hosts."""
         filters = filters_of(x)
         hosts = take_hosts(filters, self._s.hosts(x.caller))
-        path = x.target("volumes", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        path = x.target("volumes", query={"filters": filters_text(filters)})
         found = await self._s.every(x, "GET", path, hosts=hosts)
         volumes = await self.merged(x, {host: told.get("Volumes") or () for host, told in found.items()})
         if filters.get("dangling", ["false"])[0] in ("true", "1"):
@@ -138,9 +138,8 @@ class Volumes:
         """Remove the hosts' own volumes that nobody uses; a tenant has none of those."""
         filters = filters_of(x)
         hosts = take_hosts(filters, [] if x.caller.tenant else self._s.hosts(x.caller))
-        path = x.target("volumes", "prune", query={"filters": filters_text(filters)}).removeprefix(x.version)
+        path = x.target("volumes", "prune", query={"filters": filters_text(filters)})
         found = await self._s.every(x, "POST", path, hosts=hosts) if hosts else {}
         gone = [name for told in found.values() for name in told.get("VolumesDeleted") or ()]
-        space = sum(int(told.get("SpaceReclaimed") or 0) for told in found.values())
         self._s.note(x, "volume prune", ", ".join(gone))
-        await x.answer(200, {"VolumesDeleted": gone or None, "SpaceReclaimed": space})
+        await x.answer(200, {"VolumesDeleted": gone or None, "SpaceReclaimed": total(found, "SpaceReclaimed")})
