@@ -225,6 +225,19 @@ async def connect(address: tuple[str, int], context: ssl.SSLContext) -> Tls:
     return stream
 
 
+async def connect_unix(path: str) -> Plain:
+    """The same on a unix socket. Raises OSError, TimeoutError."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        stream = Plain(sock)
+        async with asyncio.timeout(HANDSHAKE):
+            await asyncio.get_running_loop().sock_connect(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return stream
+
+
 async def copy(source: Ways, sink: Ways) -> None:
     """Move all that comes one way, then end it."""
     while data := await source.read():

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 
 from qnet.errors import InvalidRequest, Unavailable
-from scheduler.streams import HANDSHAKE, Plain, Tls, pump
+from scheduler.streams import Plain, Tls, connect_unix, pump
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Relay:
             task.add_done_callback(self._open.discard)
 
     async def _serve(self, connection: socket.socket, peer: str) -> None:
-        engine = socket.socket(socket.AF_UNIX)
+        engine: Plain | None = None
         try:
             tls = Tls(Plain(connection), self._context)
             await tls.handshake()
@@ -76,15 +76,14 @@ class Relay:
             if refused:
                 logger.warning("%s refused: %s", peer, refused)
                 return
-            engine.setblocking(False)
-            async with asyncio.timeout(HANDSHAKE):
-                await asyncio.get_running_loop().sock_connect(engine, self._target)
-            await pump(tls, Plain(engine))
+            engine = await connect_unix(self._target)
+            await pump(tls, engine)
         except (OSError, TimeoutError) as error:  # ssl.SSLError too
             logger.info("connection of %s ended: %s", peer, error)
         finally:
             connection.close()
-            engine.close()
+            if engine is not None:
+                engine.close()
 
 
 def parse_listen(text: str) -> tuple[str, int]:

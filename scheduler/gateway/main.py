@@ -72,7 +72,7 @@ async def run(config: Settings) -> None:
 
 def build(made: Replica, config: Settings) -> tuple[Services, System, Router]:
     """The parts of the front."""
-    upstreams = Upstreams(config.scheduler)
+    upstreams = Upstreams(config.scheduler, config.host.name, config.docker.socket)
     services = Services(made.view, made.desk, made.runs, made.networks, made.known, upstreams, made.audit, made.random)
     images = Images(services)
     containers, volumes = Containers(services, images), Volumes(services)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -16,7 +17,7 @@ from qnet.settings import Scheduler
 from scheduler.agent.relay import parse_listen
 from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Peer, chunk, request_head
 from scheduler.model import Machine
-from scheduler.streams import Hangups, connect
+from scheduler.streams import Hangups, Stream, connect, connect_unix
 
 KEPT, WARM = 16, 2  # idle connections to each host: at most, and made ahead
 AT_ONCE = 64  # hosts that are asked at a time
@@ -44,8 +45,9 @@ class Missing(Refused):
 class Upstreams:
     """See the module. For one event loop."""
 
-    def __init__(self, settings: Scheduler) -> None:
-        """Raises InvalidRequest: the certificates."""
+    def __init__(self, settings: Scheduler, own: str, engine: str) -> None:
+        """`own`: the host that we are on, whose engine listens at `engine`. Raises InvalidRequest: the certificates."""
+        self._own, self._engine = own, engine
         self._timeout = settings.timeout
         self._context = ssl.create_default_context(cafile=settings.ca)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -172,8 +174,13 @@ class Upstreams:
 
     async def _one_more(self, host: Machine) -> None:
         with suppress(OSError, TimeoutError):
-            peer = Peer(await connect(parse_listen(host.url), self._context), Broken)
-            self._idle[host.url].append(peer)
+            self._idle[host.url].append(Peer(await self._stream(host), Broken))
+
+    async def _stream(self, host: Machine) -> Stream:
+        """A new connection: to the engine beside us by its socket, if we may, which saves TLS twice and its agent."""
+        if host.name == self._own and os.access(self._engine, os.W_OK):
+            return await connect_unix(self._engine)
+        return await connect(parse_listen(host.url), self._context)
 
     async def _begun(self, host: Machine, first: bytes) -> Peer:
         """A connection on which this was sent. One that was kept may have ended meanwhile."""
@@ -185,7 +192,7 @@ class Upstreams:
                     return peer
             peer.close()
         try:
-            peer = Peer(await connect(parse_listen(host.url), self._context), Broken)
+            peer = Peer(await self._stream(host), Broken)
         except (OSError, TimeoutError) as error:
             raise Unavailable(f"host {host.name} does not answer at {host.url}: {error or 'no answer'}") from error
         try:
