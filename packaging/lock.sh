@@ -1,6 +1,7 @@
 #!/bin/bash
 # Writes requirements.lock anew: every Python package that qnet and its tests need, with its version and the
-# hashes of all its files on the Python package index. Needs the network; packaging/bootstrap.sh installs from it.
+# hashes of all its files on the Python package index; and packaging/runtime.lock, what qnet alone needs, of the same
+# versions. Needs the network; packaging/bootstrap.sh installs from the first, `make deb` from the second.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,8 +19,12 @@ if [[ ! -x $tool/bin/pip-compile ]]; then
 fi
 
 cd "$root"
+lock() {
+    CUSTOM_COMPILE_COMMAND='packaging/lock.sh' "$tool/bin/pip-compile" --quiet --strip-extras --allow-unsafe \
+        --generate-hashes --no-emit-index-url --no-emit-find-links "$@"
+}
 echo "lock: resolving the dependencies of setup.cfg (with extra dev) into requirements.lock"
-CUSTOM_COMPILE_COMMAND='packaging/lock.sh' "$tool/bin/pip-compile" --quiet --upgrade --strip-extras --allow-unsafe \
-    --generate-hashes --no-emit-index-url --no-emit-find-links --extra dev \
-    --output-file requirements.lock pyproject.toml packaging/lock.in
-echo "lock: $(grep -c '==' requirements.lock) packages pinned"
+lock --upgrade --extra dev --output-file requirements.lock pyproject.toml packaging/lock.in
+echo "lock: those of them that the package has into packaging/runtime.lock"
+lock --constraint requirements.lock --no-annotate --output-file packaging/runtime.lock pyproject.toml
+echo "lock: $(grep -c '==' requirements.lock) packages pinned, $(grep -c '==' packaging/runtime.lock) of them in the package"
