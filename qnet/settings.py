@@ -1,7 +1,8 @@
 """The settings of every daemon: `/etc/qnet/qnet.toml`, overridden by the environment, overridden by the command line.
 
 An option `timeout` of section `etcd` is overridden by `QNET_ETCD_TIMEOUT`, whose value is read as TOML and, if it is
-not TOML, as text. Unknown options and wrong types are refused. `docs/reference.md` lists every option.
+not TOML, as text. What is unknown or wrong is refused. `qnet.options` says how options are described;
+`docs/reference/settings.md` is made from this.
 """
 
 from __future__ import annotations
@@ -11,184 +12,293 @@ import ipaddress
 import os
 import re
 import socket
-import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import msgspec
 
 from qnet.errors import InvalidRequest
+from qnet.options import Option, options_of, says
+from qnet.reading import Reading
 
 DEFAULT_FILE = Path("/etc/qnet/qnet.toml")
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 LINK = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")  # dev_valid_name() of the kernel, ASCII only
+PREFIX = "QNET_"
+OTHERS = ("QNET_LAB_", "QNET_DOCKER_CLI", "QNET_PYTHON")  # variables of a clone's tests and tools
+PLACE = r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]]+):[0-9]{1,5}"
+NAMES = "lower-case letters, digits and -, up to 63"
 
 
-class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """This host. `name` must be unique in the cluster; empty: the machine's host name."""
-
-    name: str = ""
-    state_dir: str = "/var/lib/qnet"
-    run_dir: str = "/run/qnet"
+def _like(form: str, pattern: str, **extra: bool) -> msgspec.Meta:
+    return msgspec.Meta(pattern=rf"\A(?:{pattern})\Z", extra={"form": form, **extra})
 
 
-class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cluster's store. `timeout` (seconds) bounds each call, over all endpoints together."""
-
-    endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-    user: str = ""
-    password_file: str = ""
-    timeout: float = 4.0
-
-
-class Docker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The engine of this host, as qnet calls it. `timeout` in seconds."""
-
-    socket: str = "/run/docker.sock"
-    timeout: float = 10.0
+File: TypeAlias = Annotated[str, msgspec.Meta(extra={"form": "names of files, or empty", "file": True})]
+Key: TypeAlias = Annotated[str, msgspec.Meta(extra={"form": "names of files, or empty", "file": True, "secret": True})]
+Folder: TypeAlias = Annotated[str, msgspec.Meta(extra={"form": "names of folders"})]
+Socket: TypeAlias = Annotated[str, msgspec.Meta(extra={"form": "paths of unix sockets"})]
+Link: TypeAlias = Annotated[str, _like("names of links, up to 15 characters", LINK.pattern)]
+HostPort: TypeAlias = Annotated[str, _like("HOST:PORT", PLACE)]
+Listen: TypeAlias = Annotated[str, _like("HOST:PORT, or empty", f"|{PLACE}")]
+Ids: TypeAlias = Annotated[str, _like("FIRST-LAST", "[0-9]{1,8}(-[0-9]{1,8})?")]
+Threads: TypeAlias = Annotated[int, says("Calls answered at once.", 4, 512)]
+Weight: TypeAlias = Literal["room", "now", "hours", "image", "failures", "wishes", "apart"]
 
 
-class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The network plugin. `parent` is used by networks made without `-o parent=`, `underlay` by those of mode vxlan.
-
-    `parents`: what stands for which link of this host, so that networks are made with the same words on hosts whose
-    links have other names.
-    """
-
-    parent: str = ""
-    underlay: str = ""
-    parents: dict[str, str] = {}
-    socket: str = "/run/docker/plugins/qnet.sock"
-    threads: int = 64
+def _networks(tenants: Mapping[str, Sequence[str]]) -> None:
+    for texts in tenants.values():
+        for text in texts:
+            ipaddress.ip_network(text)
 
 
-class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The volume plugin. Below `root` it mounts; containers see what lies there. `trash_days`: how long a removed
-    volume can be undeleted. `repair_interval`: seconds between two looks at the clients of this host.
-    """
+class Host(msgspec.Struct, frozen=True):
+    """This host."""
 
-    socket: str = "/run/docker/plugins/sharedfs.sock"
-    threads: int = 32
-    root: str = "/var/lib/qnet/mounts"
-    trash_days: float = 7.0
-    repair_interval: float = 5.0
-
-
-class Ipam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Addresses. Times in seconds; `subnet_prefix*` is the size of a subnet carved from a supernet.
-
-    `rest`: a released address is not handed out again for so long. `grace`: a record whose endpoint is missing is
-    released when it was missed twice, this far apart. `repair_interval`: how often to compare with the engine.
-    `probe_wait`: how long networks with `arp_probe` wait for an answer.
-    """
-
-    rest: int = 60
-    grace: float = 60.0
-    repair_interval: float = 30.0
-    probe_wait: float = 0.3
-    subnet_prefix: int = 24
-    subnet_prefix6: int = 64
-    supernets: dict[str, tuple[str, ...]] = {}
+    name: Annotated[
+        str,
+        _like(NAMES, f"|{NAME.pattern}"),
+        says("Its name in the cluster; unique. Empty: the machine's host name, up to the first dot."),
+    ] = ""
+    state_dir: Annotated[Folder, says("Networks, journal, identity: what must survive a reboot.")] = "/var/lib/qnet"
+    run_dir: Annotated[Folder, says("Endpoints: what must not survive one.")] = "/run/qnet"
 
 
-class Agent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The agent of placement on this host. Schedulers reach its engine at `listen`, by certificates of `ca`; others are
-    told to do so at `address`, HOST:PORT (empty: the host's name and the port of `listen`).
+class Etcd(msgspec.Struct, frozen=True):
+    """The cluster's store."""
 
-    `labels`: what rules may ask for, such as `rack`. `tenants`: who may use the host, empty: everybody. `down_after`:
-    seconds without a word from it after which the host counts as down. `usage_interval`: seconds between two reports.
-    `disk`: the folder whose file system's room counts. `collect_after`: seconds after which exited containers that
-    qnet has placed are removed, 0: never; of them, `collect_keep` (the youngest) and those with the label
-    `collect_label` stay.
-    """
-
-    listen: str = "0.0.0.0:7443"
-    address: str = ""
-    ca: str = "/etc/qnet/tls/ca.pem"
-    cert: str = "/etc/qnet/tls/host.pem"
-    key: str = "/etc/qnet/tls/host.key"
-    labels: dict[str, str] = {}
-    tenants: tuple[str, ...] = ()
-    down_after: int = 10
-    usage_interval: float = 10.0
-    disk: str = "/var/lib/docker"
-    collect_after: float = 0.0
-    collect_keep: int = 0
-    collect_label: str = "qnet.keep"
+    endpoints: Annotated[tuple[HostPort, ...], msgspec.Meta(min_length=1), says("Its members.")] = ("127.0.0.1:2379",)
+    ca: Annotated[File, says("The authority that signed the members' certificates. Empty: no TLS.")] = ""
+    cert: Annotated[File, says("This client's certificate.")] = ""
+    key: Annotated[Key, says("The key of that certificate.")] = ""
+    user: Annotated[str, says("One of etcd's own users. Empty: none.")] = ""
+    password_file: Annotated[Key, says("The file that has that user's password.")] = ""
+    timeout: Annotated[float, says("For one call, over all members together.", 0.1, 4.5, unit="seconds")] = 4.0
 
 
-class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The placement service: on a unix socket for users of this host (of `group`), and with `listen` (HOST:PORT) for
-    those who have a certificate of `ca`.
+class Docker(msgspec.Struct, frozen=True):
+    """The engine of this host, as qnet calls it."""
 
-    `hold`: seconds for which an address is held for a container's name after it was removed. `timeout`: seconds that an
-    engine may take to answer, `pull_timeout`: without a word of a pull. `disk_free`: GiB that a host must have.
-    `audit`: the file that every change is written to; empty: to the log. The others are those of
-    `scheduler.model.Policy`.
-    """
-
-    socket: str = "/run/qnet/scheduler.sock"
-    group: str = ""
-    threads: int = 48
-    listen: str = ""
-    ca: str = "/etc/qnet/tls/ca.pem"
-    cert: str = "/etc/qnet/tls/scheduler.pem"
-    key: str = "/etc/qnet/tls/scheduler.key"
-    hold: int = 86400
-    timeout: float = 60.0
-    pull_timeout: float = 120.0
-    audit: str = ""
-    strategy: Literal["spread", "binpack"] = "spread"
-    overcommit_cpus: float = 1.0
-    overcommit_memory: float = 1.0
-    disk_free: float = 1.0
-    weights: dict[str, float] = {}
+    socket: Annotated[Socket, says("Where it listens.")] = "/run/docker.sock"
+    timeout: Annotated[float, says("For one call.", 0.5, 120, unit="seconds")] = 10.0
 
 
-class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The front, Docker's API for the fleet. It places with the settings of `[scheduler]`, and reaches agents with the
-    certificates there.
+class Network(msgspec.Struct, frozen=True):
+    """The network plugin, `qnet-network`."""
 
-    `group` may use the socket too, which is as much as being an operator. At `listen` (HOST:PORT) it serves whoever
-    shows a certificate of an operator or tenant; empty: nobody.
-    """
-
-    socket: str = "/run/qnet/docker.sock"
-    group: str = ""
-    listen: str = ""
-    ca: str = "/etc/qnet/tls/ca.pem"
-    cert: str = "/etc/qnet/tls/scheduler.pem"
-    key: str = "/etc/qnet/tls/scheduler.key"
-
-
-class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the command `qnet` finds the placement service: `url`, https://HOST:PORT, with a certificate of an operator
-    or tenant; empty: the socket of this host."""
-
-    url: str = ""
-    ca: str = "/etc/qnet/tls/ca.pem"
-    cert: str = "/etc/qnet/tls/client.pem"
-    key: str = "/etc/qnet/tls/client.key"
-
-
-class Tenants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From where `qnet tenant create --vlan auto` and `--vni auto` take an id: FIRST-LAST."""
-
-    vlans: str = "2-4094"
-    vnis: str = "4096-16777215"
+    parent: Annotated[
+        str, says("The parent of networks made without `-o parent=`: a link, or a name of `parents`. Empty: none.")
+    ] = ""
+    underlay: Annotated[
+        str,
+        says(
+            "The link between the hosts, with an address, for networks of mode vxlan made without `-o parent=`. "
+            "Empty: as `parent`."
+        ),
+    ] = ""
+    parents: Annotated[
+        dict[Annotated[str, _like(NAMES, NAME.pattern)], Link],
+        says(
+            "Names for links of this host that networks may give as their parent, so that they are made with the same "
+            "words on hosts whose links have other names.",
+            form=f'tables of NAME = LINK, as in {{trunk = "bond0"}}: names of {NAMES}, and of links, up to 15',
+        ),
+    ] = {}
+    socket: Annotated[Socket, says("Where the engine finds the plugin; its name is the driver's.")] = (
+        "/run/docker/plugins/qnet.sock"
+    )
+    threads: Threads = 64
 
 
-class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Volume(msgspec.Struct, frozen=True):
+    """The volume plugin, `sharedfs`."""
+
+    socket: Annotated[Socket, says("Where the engine finds the plugin; its name is the driver's.")] = (
+        "/run/docker/plugins/sharedfs.sock"
+    )
+    threads: Threads = 32
+    root: Annotated[Folder, says("Below it volumes are mounted; containers see what lies there.")] = (
+        "/var/lib/qnet/mounts"
+    )
+    trash_days: Annotated[float, says("How long a removed volume can be undeleted.", 0, 3650, unit="days")] = 7.0
+    repair_interval: Annotated[
+        float, says("Between two looks at the clients of this host.", 0.5, 3600, unit="seconds")
+    ] = 5.0
+
+
+class Ipam(msgspec.Struct, frozen=True):
+    """Addresses."""
+
+    rest: Annotated[int, says("Before a released address is handed out again.", 1, 86400, unit="seconds")] = 60
+    grace: Annotated[
+        float,
+        says(
+            "Between the two looks that must miss an endpoint before its address is released.",
+            0,
+            86400,
+            unit="seconds",
+        ),
+    ] = 60.0
+    repair_interval: Annotated[
+        float,
+        says("Between comparisons with the engine, besides those after its events.", 0.1, 3600, unit="seconds"),
+    ] = 30.0
+    probe_wait: Annotated[
+        float,
+        says(
+            "How long networks with `-o arp_probe=true` wait for an answer, for each address.", 0.05, 2, unit="seconds"
+        ),
+    ] = 0.3
+    subnet_prefix: Annotated[int, says("Size of an IPv4 subnet carved from a supernet.", 8, 30, unit="bits")] = 24
+    subnet_prefix6: Annotated[int, says("Size of an IPv6 subnet carved from a supernet.", 32, 126, unit="bits")] = 64
+    supernets: Annotated[
+        dict[str, tuple[str, ...]],
+        says(
+            "By tenant: networks to carve from, for tenants that `qnet tenant` gave none.",
+            form='tables of TENANT = [NETWORK/PREFIX, ...], as in {default = ["10.128.0.0/12"]}',
+            check=_networks,
+        ),
+    ] = {}
+
+
+class Tenants(msgspec.Struct, frozen=True):
+    """From where `qnet tenant create` takes ids."""
+
+    vlans: Annotated[Ids, says("For `--vlan auto`.", live=True)] = "2-4094"
+    vnis: Annotated[Ids, says("For `--vni auto`.", live=True)] = "4096-16777215"
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """The agent of placement on this host, `qnet-agent`."""
+
+    listen: Annotated[HostPort, says("Where it relays calls of schedulers for the engine.")] = "0.0.0.0:7443"
+    address: Annotated[
+        Listen, says("Where schedulers are told to find it. Empty: the host's name with the port of `listen`.")
+    ] = ""
+    ca: Annotated[File, says("The cluster's authority.")] = "/etc/qnet/tls/ca.pem"
+    cert: Annotated[File, says("This host's certificate.")] = "/etc/qnet/tls/host.pem"
+    key: Annotated[Key, says("The key of that certificate.")] = "/etc/qnet/tls/host.key"
+    labels: Annotated[
+        dict[str, str], says("What rules may ask for.", form='tables of LABEL = TEXT, as in {rack = "r1"}')
+    ] = {}
+    tenants: Annotated[tuple[str, ...], says("Who may use this host. Empty: everybody.")] = ()
+    down_after: Annotated[
+        int, says("Without a word from it after which the host counts as down.", 3, 3600, unit="seconds")
+    ] = 10
+    usage_interval: Annotated[
+        float, says("Between two reports of how busy the host is.", 0.2, 3600, unit="seconds")
+    ] = 10.0
+    disk: Annotated[Folder, says("The folder whose file system's room counts.")] = "/var/lib/docker"
+    collect_after: Annotated[
+        float,
+        says(
+            "After which exited containers that qnet has placed are removed. 0: never.",
+            0,
+            10 * 365 * 86400,
+            unit="seconds",
+        ),
+    ] = 0.0
+    collect_keep: Annotated[int, says("How many of the youngest of them stay.", 0, 1_000_000)] = 0
+    collect_label: Annotated[str, says("Those with this label stay.")] = "qnet.keep"
+
+
+class Scheduler(msgspec.Struct, frozen=True):
+    """The placement service, `qnet-scheduler`, and how it fills hosts."""
+
+    socket: Annotated[Socket, says("Where it serves users of this host.")] = "/run/qnet/scheduler.sock"
+    group: Annotated[str, says("The group that may use the socket besides root. Empty: none.")] = ""
+    threads: Threads = 48
+    listen: Annotated[
+        Listen, says("Where it serves those who have a certificate of an operator or a tenant. Empty: nowhere.")
+    ] = ""
+    ca: Annotated[File, says("The cluster's authority.")] = "/etc/qnet/tls/ca.pem"
+    cert: Annotated[File, says("Its certificate, which it also shows to agents.")] = "/etc/qnet/tls/scheduler.pem"
+    key: Annotated[Key, says("The key of that certificate.")] = "/etc/qnet/tls/scheduler.key"
+    hold: Annotated[
+        int,
+        says(
+            "For which an address is held for a name after its container was removed. 0: not.",
+            0,
+            365 * 86400,
+            unit="seconds",
+        ),
+    ] = 86400
+    timeout: Annotated[float, says("That an engine may take to answer.", 1, 600, unit="seconds")] = 60.0
+    pull_timeout: Annotated[float, says("That a pull may go on without a word.", 1, 3600, unit="seconds")] = 120.0
+    audit: Annotated[str, says("The file that every change is written to. Empty: the log.")] = ""
+    strategy: Annotated[
+        Literal["spread", "binpack"], says("The emptiest host first, or the fullest that still has room.")
+    ] = "spread"
+    overcommit_cpus: Annotated[float, says("How much of a host's CPUs may be promised; 1.0: all.", 0.1, 100)] = 1.0
+    overcommit_memory: Annotated[float, says("The same for its memory.", 0.1, 100)] = 1.0
+    disk_free: Annotated[
+        float,
+        says("That a host must have free (`agent.disk`), if a request does not ask for more.", 0, 1 << 20, unit="GiB"),
+    ] = 1.0
+    weights: Annotated[
+        dict[Weight, Annotated[float, msgspec.Meta(ge=0, le=1000)]],
+        says(
+            "Of the scores by which a host is chosen. Those left out: room 10, now 3, hours 1, image 1, failures 5, "
+            "wishes 20, apart 40."
+        ),
+    ] = {}
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """The front, `qnet-gateway`: Docker's API for the fleet. It places with the settings of `[scheduler]`, and reaches
+    agents with the certificate there."""
+
+    socket: Annotated[Socket, says("Where it serves users of this host.")] = "/run/qnet/docker.sock"
+    group: Annotated[str, says("The group that may use the socket besides root, as an operator. Empty: none.")] = ""
+    listen: Annotated[
+        Listen,
+        says(
+            "Where it serves docker clients with a certificate of an operator or a tenant, such as `0.0.0.0:2376`. "
+            "Empty: nowhere."
+        ),
+    ] = ""
+    ca: Annotated[File, says("The cluster's authority.")] = "/etc/qnet/tls/ca.pem"
+    cert: Annotated[File, says("Its certificate for clients.")] = "/etc/qnet/tls/scheduler.pem"
+    key: Annotated[Key, says("The key of that certificate.")] = "/etc/qnet/tls/scheduler.key"
+
+
+class Client(msgspec.Struct, frozen=True):
+    """Where the command `qnet` finds the placement service."""
+
+    url: Annotated[
+        str,
+        says(
+            "Its address, for a certificate of an operator or tenant. Empty: the socket of this host.",
+            form="https://HOST:PORT, or empty",
+            live=True,
+        ),
+    ] = ""
+    ca: Annotated[File, says("The cluster's authority.", live=True)] = "/etc/qnet/tls/ca.pem"
+    cert: Annotated[File, says("The user's certificate.", live=True)] = "/etc/qnet/tls/client.pem"
+    key: Annotated[Key, says("The key of that certificate.", live=True)] = "/etc/qnet/tls/client.key"
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """Where each daemon serves its Prometheus metrics, besides `GET /metrics` on its unix socket. On an address that is
+    not loopback only by TLS, with `agent.cert`, to holders of a certificate of `agent.ca`. Empty: nowhere else."""
+
+    network: Annotated[Listen, says("`qnet-network`.")] = "127.0.0.1:9470"
+    volume: Annotated[Listen, says("`sharedfs`.")] = "127.0.0.1:9471"
+    agent: Annotated[Listen, says("`qnet-agent`.")] = "127.0.0.1:9472"
+    scheduler: Annotated[Listen, says("`qnet-scheduler`.")] = "127.0.0.1:9473"
+    gateway: Annotated[Listen, says("`qnet-gateway`.")] = "127.0.0.1:9474"
+
+
+class Log(msgspec.Struct, frozen=True):
     """What is logged, to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Annotated[Literal["debug", "info", "warning", "error"], says("From which level on.", live=True)] = "info"
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settings(msgspec.Struct, frozen=True):
     """All settings of one host."""
 
     host: Host = Host()
@@ -202,109 +312,78 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scheduler: Scheduler = Scheduler()
     gateway: Gateway = Gateway()
     client: Client = Client()
+    metrics: Metrics = Metrics()
     log: Log = Log()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An option that differs, and whether daemons take it over only by a restart."""
+
+    option: str
+    before: Any
+    after: Any
+    restart: bool
+
+
+@cache
+def sections() -> Mapping[str, type[msgspec.Struct]]:
+    """What declares each section, in their order."""
+    return get_type_hints(Settings)
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """Every option, in their order."""
+    return options_of(sections())
+
+
+def read(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Reading:
+    """What the settings file and the environment say. Without `file`, the default one is read if it is there.
+
+    Raises:
+        InvalidRequest: the file cannot be read, or is not TOML.
+    """
+    found = Reading(options())
+    if chosen := file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None):
+        found.take_file(chosen)
+    found.take_environment(os.environ if environment is None else environment, PREFIX, OTHERS)
+    if not found.tree.get("host", {}).get("name"):
+        found.take(
+            "host", "name", socket.gethostname().partition(".")[0].lower() or "-", lambda _: "the machine's host name"
+        )
+    return found
 
 
 def load(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
     """Read the settings. Without `file`, the default one is read if it is there.
 
     Raises:
-        InvalidRequest: naming the file or variable, the option and what is allowed.
+        InvalidRequest: naming every mistake, with its file and line or variable, and what is allowed.
     """
-    environment = os.environ if environment is None else environment
-    tree = _read(file) if file else (_read(DEFAULT_FILE) if DEFAULT_FILE.exists() else {})
-    source = str(file or DEFAULT_FILE)
-    for variable, text in environment.items():
-        section, _, option = variable.removeprefix("QNET_").lower().partition("_")
-        if variable.startswith("QNET_") and section in Settings.__struct_fields__ and option:
-            tree.setdefault(section, {})[option] = _value(text)
-            source += f", {variable}"
-    try:
-        settings = msgspec.convert(tree, Settings)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"settings ({source}): {error}{_allowed(str(error))}") from error
-    return _checked(settings, source)
+    found = read(file, environment)
+    if found.mistakes:
+        raise InvalidRequest(f"settings: {'; '.join(found.mistakes)}")
+    return msgspec.convert(found.tree, Settings)
+
+
+def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
+    """The options that differ."""
+    pairs = (
+        (option, *(getattr(getattr(one, option.section), option.name) for one in (old, new))) for option in options()
+    )
+    return tuple(Change(option.path, was, now, not option.live) for option, was, now in pairs if was != now)
 
 
 def from_command_line(program: str, description: str, argv: Sequence[str] | None = None) -> Settings:
     """The settings of a daemon that takes `--config FILE` and nothing else."""
-    parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("--config", type=Path, help=f"settings file (default: {DEFAULT_FILE}, if it exists)")
-    return load(parser.parse_args(argv).config)
+    return load(parser(program, description).parse_args(argv).config)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text())
-    except OSError as error:
-        raise InvalidRequest(f"settings file {file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"settings file {file} is not TOML: {error}") from error
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _allowed(message: str) -> str:
-    """The options of the section that an unknown option stands in."""
-    if "unknown field" not in message:
-        return ""
-    place = message.rpartition("`$.")[2].rstrip("`") if "`$." in message else ""
-    section = getattr(Settings(), place, None) if place else Settings()
-    fields = getattr(section, "__struct_fields__", ())
-    return f"; it may have: {', '.join(fields)}" if fields else ""
-
-
-def _checked(settings: Settings, source: str) -> Settings:
-    name = settings.host.name or socket.gethostname().partition(".")[0].lower()
-    if not NAME.fullmatch(name):
-        raise InvalidRequest(
-            f"settings ({source}): host.name {name!r} is no host name: lower-case letters, digits and -, up to 63"
-        )
-    if not settings.etcd.endpoints:
-        raise InvalidRequest(f"settings ({source}): etcd.endpoints is empty: give at least one HOST:PORT")
-    for parent, link in settings.network.parents.items():
-        if not (NAME.fullmatch(parent) and LINK.fullmatch(link)):
-            raise InvalidRequest(
-                f"settings ({source}): network.parents: {parent} = {link!r}: a name of lower-case letters, digits and "
-                f"-, up to 63, and the name of a link of this host, up to 15"
-            )
-    for tenant, supernets in settings.ipam.supernets.items():
-        for text in supernets:
-            try:
-                ipaddress.ip_network(text)
-            except ValueError as error:
-                raise InvalidRequest(f"settings ({source}): ipam.supernets.{tenant}: {error}") from error
-    bounds = {
-        "etcd.timeout": (settings.etcd.timeout, 0.1, 4.5),
-        "docker.timeout": (settings.docker.timeout, 0.5, 120),
-        "network.threads": (settings.network.threads, 4, 512),
-        "volume.threads": (settings.volume.threads, 4, 512),
-        "volume.trash_days": (settings.volume.trash_days, 0, 3650),
-        "volume.repair_interval": (settings.volume.repair_interval, 0.5, 3600),
-        "agent.down_after": (settings.agent.down_after, 3, 3600),
-        "agent.usage_interval": (settings.agent.usage_interval, 0.2, 3600),
-        "agent.collect_after": (settings.agent.collect_after, 0, 10 * 365 * 86400),
-        "agent.collect_keep": (settings.agent.collect_keep, 0, 1_000_000),
-        "scheduler.threads": (settings.scheduler.threads, 4, 512),
-        "scheduler.hold": (settings.scheduler.hold, 0, 365 * 86400),
-        "scheduler.timeout": (settings.scheduler.timeout, 1, 600),
-        "scheduler.pull_timeout": (settings.scheduler.pull_timeout, 1, 3600),
-        "scheduler.disk_free": (settings.scheduler.disk_free, 0, 1 << 20),
-        "scheduler.overcommit_cpus": (settings.scheduler.overcommit_cpus, 0.1, 100),
-        "scheduler.overcommit_memory": (settings.scheduler.overcommit_memory, 0.1, 100),
-        "ipam.rest": (settings.ipam.rest, 1, 86400),
-        "ipam.grace": (settings.ipam.grace, 0, 86400),
-        "ipam.repair_interval": (settings.ipam.repair_interval, 0.1, 3600),
-        "ipam.probe_wait": (settings.ipam.probe_wait, 0.05, 2),
-        "ipam.subnet_prefix": (settings.ipam.subnet_prefix, 8, 30),
-        "ipam.subnet_prefix6": (settings.ipam.subnet_prefix6, 32, 126),
-    }
-    for option, (value, low, high) in bounds.items():
-        if not low <= value <= high:
-            raise InvalidRequest(f"settings ({source}): {option} is {value}; allowed: {low} to {high}")
-    return msgspec.structs.replace(settings, host=msgspec.structs.replace(settings.host, name=name))
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """The command line of a daemon."""
+    made = argparse.ArgumentParser(prog=program, description=description)
+    made.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"settings file (default: {DEFAULT_FILE}, if it exists)"
+    )
+    return made

@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 TTL = 10  # seconds without a word after which others undo what this replica has begun
 AGAIN = 1.0
-WEIGHTS = ("room", "now", "hours", "image", "failures", "wishes", "apart")
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
 
 
 def policy_of(own: Scheduler) -> Policy:
-    """How hosts are filled. Raises InvalidRequest: a weight that does not exist."""
-    unknown = sorted(own.weights.keys() - set(WEIGHTS))
-    if unknown:
-        raise InvalidRequest(f"scheduler.weights.{unknown[0]}: no such weight; there are: {', '.join(WEIGHTS)}")
+    """How hosts are filled."""
     return Policy(
         strategy=own.strategy,
         overcommit_cpus=own.overcommit_cpus,

@@ -679,7 +679,7 @@ def test_wrong_settings_are_one_line(tmp_path) -> None:
     file.write_text("[etcd]\nendpoint = 1\n")
     result = CliRunner().invoke(cli, ["--config", str(file), "pool", "ls"])
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"qnet: settings ({file}): ")
+    assert result.stderr.startswith(f"qnet: settings: {file} line 2: etcd.endpoint: no such option")
 
 
 def test_interrupt_and_broken_pipe(cluster: Cluster) -> None:

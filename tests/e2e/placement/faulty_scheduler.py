@@ -1,6 +1,6 @@
 """The placement service, with something killed at one step of the first run that it makes.
 
-QNET_STEP names the step, QNET_KILL the process to be killed (0: this one; below 0: a group of processes).
+QNET_LAB_STEP names the step, QNET_LAB_KILL the process to be killed (0: this one; below 0: a group of processes).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEPS = {
 
 def kill() -> None:
     """Once, and whoever is meant."""
-    victim = int(os.environ.pop("QNET_KILL", "") or 1)
+    victim = int(os.environ.pop("QNET_LAB_KILL", "") or 1)
     if victim == 1:
         return
     if victim == 0:
@@ -50,5 +50,5 @@ def faulty(kind: type, name: str, when: str) -> None:
 
 
 if __name__ == "__main__":
-    faulty(*STEPS[os.environ["QNET_STEP"]])
+    faulty(*STEPS[os.environ["QNET_LAB_STEP"]])
     main()

@@ -149,7 +149,7 @@ def test_kill_at_each_step_of_a_run(fleet: Fleet, victim: str) -> None:
     for step in STEPS if victim == "scheduler" else ("placed", "starting", "started"):
         pids = {"scheduler": 0, "agent": second.agent.pid, "engine": second.engine.pid, "plugin": second.plugin.pid}
         number = pids[victim] or 0
-        env = {"QNET_STEP": step, "QNET_KILL": str(-number if victim == "plugin" else number)}
+        env = {"QNET_LAB_STEP": step, "QNET_LAB_KILL": str(-number if victim == "plugin" else number)}
         first.scheduler.stop()
         first.scheduler.start([sys.executable, str(Path(__file__).with_name("faulty_scheduler.py"))], env)
         try:
