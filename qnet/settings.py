@@ -76,14 +76,16 @@ class Etcd(msgspec.Struct, frozen=True):
     key: Annotated[Key, says("The key of that certificate.")] = ""
     user: Annotated[str, says("One of etcd's own users. Empty: none.")] = ""
     password_file: Annotated[Key, says("The file that has that user's password.")] = ""
-    timeout: Annotated[float, says("For one call, over all members together.", 0.1, 4.5, unit="seconds")] = 4.0
+    timeout: Annotated[
+        float, says("How long one call may take, over all members together.", 0.1, 4.5, unit="seconds")
+    ] = 4.0
 
 
 class Docker(msgspec.Struct, frozen=True):
     """The engine of this host, as qnet calls it."""
 
     socket: Annotated[Socket, says("Where it listens.")] = "/run/docker.sock"
-    timeout: Annotated[float, says("For one call.", 0.5, 120, unit="seconds")] = 10.0
+    timeout: Annotated[float, says("How long one call may take.", 0.5, 120, unit="seconds")] = 10.0
 
 
 class Network(msgspec.Struct, frozen=True):
@@ -125,18 +127,18 @@ class Volume(msgspec.Struct, frozen=True):
     )
     trash_days: Annotated[float, says("How long a removed volume can be undeleted.", 0, 3650, unit="days")] = 7.0
     repair_interval: Annotated[
-        float, says("Between two looks at the clients of this host.", 0.5, 3600, unit="seconds")
+        float, says("Time between two looks at the clients of this host.", 0.5, 3600, unit="seconds")
     ] = 5.0
 
 
 class Ipam(msgspec.Struct, frozen=True):
     """Addresses."""
 
-    rest: Annotated[int, says("Before a released address is handed out again.", 1, 86400, unit="seconds")] = 60
+    rest: Annotated[int, says("How long a released address is not handed out again.", 1, 86400, unit="seconds")] = 60
     grace: Annotated[
         float,
         says(
-            "Between the two looks that must miss an endpoint before its address is released.",
+            "Time between the two looks that must miss an endpoint before its address is released.",
             0,
             86400,
             unit="seconds",
@@ -144,7 +146,7 @@ class Ipam(msgspec.Struct, frozen=True):
     ] = 60.0
     repair_interval: Annotated[
         float,
-        says("Between comparisons with the engine, besides those after its events.", 0.1, 3600, unit="seconds"),
+        says("Time between comparisons with the engine, besides those after its events.", 0.1, 3600, unit="seconds"),
     ] = 30.0
     probe_wait: Annotated[
         float,
@@ -186,16 +188,16 @@ class Agent(msgspec.Struct, frozen=True):
     ] = {}
     tenants: Annotated[tuple[str, ...], says("Who may use this host. Empty: everybody.")] = ()
     down_after: Annotated[
-        int, says("Without a word from it after which the host counts as down.", 3, 3600, unit="seconds")
+        int, says("How long without a word from it before the host counts as down.", 3, 3600, unit="seconds")
     ] = 10
     usage_interval: Annotated[
-        float, says("Between two reports of how busy the host is.", 0.2, 3600, unit="seconds")
+        float, says("Time between two reports of how busy the host is.", 0.2, 3600, unit="seconds")
     ] = 10.0
     disk: Annotated[Folder, says("The folder whose file system's room counts.")] = "/var/lib/docker"
     collect_after: Annotated[
         float,
         says(
-            "After which exited containers that qnet has placed are removed. 0: never.",
+            "How long exited containers that qnet has placed stay before they are removed. 0: for ever.",
             0,
             10 * 365 * 86400,
             unit="seconds",
@@ -220,14 +222,14 @@ class Scheduler(msgspec.Struct, frozen=True):
     hold: Annotated[
         int,
         says(
-            "For which an address is held for a name after its container was removed. 0: not.",
+            "How long an address is held for a name after its container was removed. 0: not.",
             0,
             365 * 86400,
             unit="seconds",
         ),
     ] = 86400
-    timeout: Annotated[float, says("That an engine may take to answer.", 1, 600, unit="seconds")] = 60.0
-    pull_timeout: Annotated[float, says("That a pull may go on without a word.", 1, 3600, unit="seconds")] = 120.0
+    timeout: Annotated[float, says("How long an engine may take to answer.", 1, 600, unit="seconds")] = 60.0
+    pull_timeout: Annotated[float, says("How long a pull may go on without a word.", 1, 3600, unit="seconds")] = 120.0
     audit: Annotated[str, says("The file that every change is written to. Empty: the log.")] = ""
     strategy: Annotated[
         Literal["spread", "binpack"], says("The emptiest host first, or the fullest that still has room.")
@@ -236,13 +238,13 @@ class Scheduler(msgspec.Struct, frozen=True):
     overcommit_memory: Annotated[float, says("The same for its memory.", 0.1, 100)] = 1.0
     disk_free: Annotated[
         float,
-        says("That a host must have free (`agent.disk`), if a request does not ask for more.", 0, 1 << 20, unit="GiB"),
+        says("What a host must have free (`agent.disk`), if a request does not ask for more.", 0, 1 << 20, unit="GiB"),
     ] = 1.0
     weights: Annotated[
         dict[Weight, Annotated[float, msgspec.Meta(ge=0, le=1000)]],
         says(
-            "Of the scores by which a host is chosen. Those left out: room 10, now 3, hours 1, image 1, failures 5, "
-            "wishes 20, apart 40."
+            "Weights of the scores by which a host is chosen. Those left out: room 10, now 3, hours 1, image 1, "
+            "failures 5, wishes 20, apart 40."
         ),
     ] = {}
 
@@ -295,7 +297,9 @@ class Metrics(msgspec.Struct, frozen=True):
 class Log(msgspec.Struct, frozen=True):
     """What is logged, to standard error."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], says("From which level on.", live=True)] = "info"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], says("The least level that is logged.", live=True)
+    ] = "info"
 
 
 class Settings(msgspec.Struct, frozen=True):

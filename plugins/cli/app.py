@@ -28,6 +28,7 @@ COMMANDS = {
     "tenant": "plugins.cli.tenants:tenant",
     "top": "plugins.cli.top:top",
     "host": "plugins.cli.hosts:host",
+    "config": "plugins.cli.config:config",
     "doctor": "plugins.cli.doctor:doctor",
     "completion": "plugins.cli.completion:completion",
 }
