@@ -93,13 +93,20 @@ class Plain:
 class Tls:
     """TLS over another stream."""
 
-    def __init__(self, below: Stream, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
-        """`server_hostname`: of a client, whose certificate the other end must have."""
+    def __init__(
+        self,
+        below: Stream,
+        context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
+        """`server_hostname`: of a client, whose certificate the other end must have; `session`: of an earlier
+        connection with it, which spares both ends their signatures."""
         context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # who is cut off has not said that no more comes
         self._below = below
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         server = server_hostname is None
-        self.tls = context.wrap_bio(self._in, self._out, server_side=server, server_hostname=server_hostname)
+        self.tls = context.wrap_bio(self._in, self._out, server, server_hostname, session)
         self._early = bytearray()
         self._sending = asyncio.Lock()
         self._ended = False
@@ -210,14 +217,14 @@ class Hangups:
                     gone.set_result(None)
 
 
-async def connect(address: tuple[str, int], context: ssl.SSLContext) -> Tls:
+async def connect(address: tuple[str, int], context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> Tls:
     """A client's connection, both ends known to each other. Raises OSError, TimeoutError."""
     async with asyncio.timeout(HANDSHAKE):
         sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         try:
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, address)
-            stream = Tls(Plain(sock), context, address[0])
+            stream = Tls(Plain(sock), context, address[0], session)
             await stream.handshake()
         except BaseException:
             sock.close()

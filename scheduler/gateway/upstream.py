@@ -17,7 +17,7 @@ from qnet.settings import Scheduler
 from scheduler.agent.relay import parse_listen
 from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Peer, chunk, request_head
 from scheduler.model import Machine
-from scheduler.streams import Hangups, Stream, connect, connect_unix
+from scheduler.streams import Hangups, Stream, Tls, connect, connect_unix
 
 KEPT, WARM = 16, 2  # idle connections to each host: at most, and made ahead
 AT_ONCE = 64  # hosts that are asked at a time
@@ -52,6 +52,7 @@ class Upstreams:
         self._context = ssl.create_default_context(cafile=settings.ca)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context.load_cert_chain(settings.cert, settings.key)
+        self._sessions: dict[str, ssl.SSLSession] = {}
         self._idle: defaultdict[str, list[Peer]] = defaultdict(list)
         self.hangups = Hangups()
         self._warming: dict[str, asyncio.Task[None]] = {}
@@ -161,6 +162,8 @@ class Upstreams:
             raise Broken(f"host {host.name} broke off: {error}") from error
         finally:
             self._lent[host.url].discard(peer)
+            if isinstance(peer.stream, Tls) and peer.stream.tls.session:  # tickets come after the handshake
+                self._sessions[host.url] = peer.stream.tls.session
             if fine and len(self._idle[host.url]) < KEPT:
                 self._idle[host.url].append(peer)
             else:
@@ -180,7 +183,7 @@ class Upstreams:
         """A new connection: to the engine beside us by its socket, if we may, which saves TLS twice and its agent."""
         if host.name == self._own and os.access(self._engine, os.W_OK):
             return await connect_unix(self._engine)
-        return await connect(parse_listen(host.url), self._context)
+        return await connect(parse_listen(host.url), self._context, self._sessions.get(host.url))
 
     async def _begun(self, host: Machine, first: bytes) -> Peer:
         """A connection on which this was sent. One that was kept may have ended meanwhile."""

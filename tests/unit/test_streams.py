@@ -8,25 +8,39 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from qnet.certificates import Peer, peer_of, server_context
 from scheduler.streams import Plain, Stream, Tls, both, pump
 
 Kind = Callable[[], Awaitable[tuple[Stream, Stream]]]
 MANY = 3_000_000
 
 
+def authority(folder: Path, subject: str) -> tuple[str, str]:
+    """A certificate that signs itself, and its key."""
+    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
+    words = ("-subj", subject, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert)
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+    subprocess.run(["openssl", "req", "-x509", *curve, "-nodes", *words], check=True, capture_output=True)
+    return cert, key
+
+
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A client's and a server's, which trust each other."""
-    cert, key = (tmp_path_factory.mktemp("tls") / name for name in ("cert.pem", "key.pem"))
-    subject = ("-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert))
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
-    subprocess.run(["openssl", "req", "-x509", *curve, "-nodes", *subject], check=True, capture_output=True)
+    cert, key = authority(tmp_path_factory.mktemp("tls"), "/CN=x")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(cert, key)
-    return ssl.create_default_context(cafile=str(cert)), server
+    return ssl.create_default_context(cafile=cert), server
+
+
+@pytest.fixture(scope="module")
+def contexts_of_the_cluster(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate with a role, which is its own authority, and its key."""
+    return authority(tmp_path_factory.mktemp("own"), "/OU=scheduler/CN=x")
 
 
 @asynccontextmanager
@@ -162,3 +176,28 @@ def test_a_stranger_is_not_let_in(contexts: tuple[ssl.SSLContext, ssl.SSLContext
         other.close()
 
     asyncio.run(asyncio.wait_for(body(), 30))
+
+
+def test_a_session_taken_up_again_still_tells_who_the_client_is(contexts_of_the_cluster: tuple[str, str]) -> None:
+    ca, key = contexts_of_the_cluster
+    server, client = server_context(ca, ca, key), ssl.create_default_context(cafile=ca)
+    client.load_cert_chain(ca, key)
+
+    async def meet(session: ssl.SSLSession | None) -> tuple[Peer | None, bool | None, ssl.SSLSession | None]:
+        one, other = socket.socketpair()
+        left, right = Tls(Plain(one), client, "127.0.0.1", session), Tls(Plain(other), server)
+        try:
+            await both(left.handshake(), right.handshake())
+            await right.write(b"x")
+            assert await left.read() == b"x"
+            return peer_of(right.tls), right.tls.session_reused, left.tls.session
+        finally:
+            one.close()
+            other.close()
+
+    async def twice() -> None:
+        first = await meet(None)
+        assert first[:2] == (Peer("scheduler", "x"), False)
+        assert (await meet(first[2]))[:2] == (Peer("scheduler", "x"), True)
+
+    asyncio.run(twice())
