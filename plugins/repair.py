@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from plugins.ipam.repair import Repair as AddressRepair
 from plugins.network.repair import Repair as NetworkRepair
-from qnet import log
+from qnet import log, systemd
 from qnet.engine import Engine, EngineView
 from qnet.errors import Conflict, Unavailable
 from qnet.loop import Loop
@@ -51,12 +51,15 @@ class RepairLoop(Loop):
                 if away:
                     logger.info("repair: reachable again")
                 away = ""
+                systemd.report()
             except (Unavailable, Conflict) as error:
                 if str(error) != away:
                     logger.warning("repair waits: %s", error)
                 away = str(error)
+                systemd.report(away)
             except Exception:
                 logger.exception("repair failed; it is tried again")
+                systemd.report("a comparison that failed")
             self.stopping.wait(PAUSE)
             self.poke.wait(self._interval)
             self.stopping.wait(SETTLE)

@@ -13,15 +13,18 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
-from qnet import log, settings
+from qnet import systemd
 from qnet.certificates import server_context
 from qnet.errors import QnetError
+from qnet.program import begin, refuse
 from qnet.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ PR_SET_PDEATHSIG = 1
 A_DAY = 86400
 LINGER = 10  # milliseconds
 HANDSHAKE = 10.0  # seconds
+ANSWER = 10.0  # seconds that a sign of life may take
 FAREWELL = 0.3  # seconds that idle connections stay when the daemon stops: a call that comes meanwhile is answered
 
 
@@ -43,6 +47,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lingering: set[Any] = set()
+
+    def init_signals(self) -> None:
+        """As gunicorn's, and take up changed settings."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, lambda *_: self.app.reload_settings())
 
     def handle(self, conn: Any) -> Any:
         """Serve one request, and those that follow it closely."""
@@ -80,6 +89,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._lingering.discard(conn)
 
 
+class Supervisor(Arbiter):  # type: ignore[misc]
+    """gunicorn would start a second worker on SIGHUP and end the first, but two must not serve one host."""
+
+    def handle_hup(self) -> None:
+        """Have the worker take up changed settings."""
+        self.kill_workers(signal.SIGHUP)
+
+
 class Daemon(BaseApplication):  # type: ignore[misc]
     """Serves what `build` returns. `build` runs in the worker, after the fork: gRPC channels do not survive one.
 
@@ -94,6 +111,7 @@ class Daemon(BaseApplication):  # type: ignore[misc]
         group: str = "",
         listen: str = "",
         tls: ssl.SSLContext | None = None,
+        reload: Callable[[], None] = lambda: None,
     ) -> None:
         self._build = build
         self._socket = socket
@@ -101,6 +119,7 @@ class Daemon(BaseApplication):  # type: ignore[misc]
         self._group = group
         self._listen = listen
         self.tls = tls
+        self.reload_settings = reload
         self._stop: Callable[[], None] = lambda: None
         super().__init__()
 
@@ -129,10 +148,24 @@ class Daemon(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """Build the application, in the worker."""
         app, self._stop = self._build()
+        systemd.watch(self._alive)
         return app
+
+    def _alive(self) -> bool:
+        """Whether a call would be answered."""
+        connection = HTTPConnection("localhost", timeout=ANSWER)
+        try:
+            with socket.socket(socket.AF_UNIX) as connection.sock:
+                connection.sock.settimeout(ANSWER)
+                connection.sock.connect(str(self._socket))
+                connection.request("GET", "/", headers={"Connection": "close"})
+                return connection.getresponse().status > 0
+        except (OSError, HTTPException):
+            return False
 
     def _leave(self, _server: Any, worker: Any) -> None:
         """Stop, and end at once: what the interpreter would take apart takes it most of a second."""
+        systemd.stopping()
         self._stop()
         if worker.booted:
             logging.shutdown()
@@ -141,7 +174,11 @@ class Daemon(BaseApplication):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until SIGTERM."""
         self._socket.parent.mkdir(parents=True, exist_ok=True)
-        super().run()
+        try:
+            Supervisor(self).run()
+        except RuntimeError as error:
+            print(f"\nError: {error}\n", file=sys.stderr)
+            sys.exit(1)
 
 
 def serve(
@@ -149,19 +186,14 @@ def serve(
 ) -> None:
     """Serve until SIGTERM what `build` makes of the settings, in the worker; `section` of them has `socket` and
     `threads`."""
-    try:
-        config = settings.from_command_line(name, description)
-    except QnetError as error:
-        sys.exit(f"{name}: {error}")
-    log.setup(config.log.level)
-    os.umask(0o022)  # modes of what is made, volumes too, do not depend on who starts this
+    config, reload = begin(name, description)
     own = getattr(config, section)
     try:
         tls = server_context(own.ca, own.cert, own.key) if getattr(own, "listen", "") else None
     except QnetError as error:
-        sys.exit(f"{name}: {error}")
+        refuse(name, error)
     group, listen = getattr(own, "group", ""), getattr(own, "listen", "")
-    Daemon(partial(build, config), Path(own.socket), own.threads, group, listen, tls).run()
+    Daemon(partial(build, config), Path(own.socket), own.threads, group, listen, tls, reload).run()
 
 
 def _die_with_parent(_server: Any, worker: Any) -> None:

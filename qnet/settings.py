@@ -379,11 +379,6 @@ def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
     return tuple(Change(option.path, was, now, not option.live) for option, was, now in pairs if was != now)
 
 
-def from_command_line(program: str, description: str, argv: Sequence[str] | None = None) -> Settings:
-    """The settings of a daemon that takes `--config FILE` and nothing else."""
-    return load(parser(program, description).parse_args(argv).config)
-
-
 def parser(program: str, description: str) -> argparse.ArgumentParser:
     """The command line of a daemon."""
     made = argparse.ArgumentParser(prog=program, description=description)

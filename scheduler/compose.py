@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qnet import clock
+from qnet import clock, systemd
 from qnet.connect import open_store
 from qnet.errors import InvalidRequest, QnetError
 from qnet.settings import Scheduler, Settings
@@ -85,9 +85,11 @@ def replica(config: Settings) -> Replica:
                 view.start()
                 keeper.start()
                 reconciler.start()
+                systemd.report()
                 return
             except QnetError as error:
                 logger.warning("nothing can be placed yet: %s", error)
+                systemd.report(str(error))
                 stopping.wait(AGAIN)
 
     def start() -> None:

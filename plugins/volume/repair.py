@@ -15,7 +15,7 @@ from plugins.volume.making import Maker
 from plugins.volume.model import Held
 from plugins.volume.ports import Directories, Mounts
 from plugins.volume.repository import Repository
-from qnet import log, metrics
+from qnet import log, metrics, systemd
 from qnet.engine import Engine, EngineContainer, InProgress
 from qnet.errors import QnetError, Unavailable
 from qnet.folder import Folder
@@ -61,6 +61,7 @@ class Repair(Loop):
 
     def once(self) -> None:
         """Compare once; what fails keeps nothing else from being put right."""
+        away = ""
         for step in (
             self._repository.follow,
             self._clients,
@@ -75,8 +76,11 @@ class Repair(Loop):
                 step()
             except Unavailable as error:
                 logger.warning("repair: %s", error)
+                away = str(error)
             except Exception:
                 logger.exception("repair: it is tried again")
+                away = "a comparison that failed"
+        systemd.report(away)
 
     def compare(self) -> None:
         """Until the end."""

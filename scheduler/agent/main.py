@@ -10,13 +10,14 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from qnet import clock, log, settings
+from qnet import clock, systemd
 from qnet.certificates import peer_of, server_context
 from qnet.connect import open_store
-from qnet.errors import QnetError
+from qnet.errors import InvalidRequest, QnetError
+from qnet.program import begin, refuse
 from qnet.settings import Settings
 from scheduler.addresses import Addresses
 from scheduler.agent.dockerd import Dockerd
@@ -33,15 +34,16 @@ GRACE = 10.0  # seconds for which a placed container that nobody knows of is lef
 
 def main() -> None:
     """Run until SIGTERM."""
+    config, reload = begin("qnet-agent", "The agent of qnet's placement on this host")
     try:
-        config = settings.from_command_line("qnet-agent", "The agent of qnet's placement on this host")
-        log.setup(config.log.level)
-        run(config)
+        run(config, reload)
+    except InvalidRequest as error:
+        refuse("qnet-agent", error)
     except QnetError as error:
         sys.exit(f"qnet-agent: {error}")
 
 
-def run(config: Settings) -> None:
+def run(config: Settings, reload: Callable[[], None]) -> None:
     """Serve until SIGTERM. Raises InvalidRequest: the settings; Unavailable: the port is taken."""
     context = server_context(config.agent.ca, config.agent.cert, config.agent.key)
     relay = Relay(config.agent.listen, context, config.docker.socket, refusal)
@@ -66,9 +68,12 @@ def run(config: Settings) -> None:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    signal.signal(signal.SIGHUP, lambda *_: reload())
     relay.start()
     agent.start(ready)
+    systemd.watch(lambda: agent.alive() and relay.alive())
     stopped.wait()
+    systemd.stopping()
     ready.unlink(missing_ok=True)
     agent.stop()
     relay.stop()

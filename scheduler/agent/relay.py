@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 CONNECTIONS = 8192
 BACKLOG = 256
 AGAIN = 0.1  # seconds
+ANSWER = 10.0  # seconds that the thread may take for a turn
 
 
 class Relay:
@@ -35,6 +36,7 @@ class Relay:
         self._target = target
         self._admits = admits
         self._listener: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -46,6 +48,13 @@ class Relay:
             raise Unavailable(f"cannot listen at {self._address[0]}:{self._address[1]}: {error.strerror}") from error
         threading.Thread(target=asyncio.run, args=(self._accept(self._listener),), name="relay", daemon=True).start()
 
+    def alive(self) -> bool:
+        """Whether the thread goes on."""
+        turned = threading.Event()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(turned.set)
+        return turned.wait(ANSWER)
+
     def stop(self) -> None:
         """Take no more connections; those that are there end with the process."""
         if self._listener is not None:
@@ -53,6 +62,7 @@ class Relay:
 
     async def _accept(self, listener: socket.socket) -> None:
         listener.setblocking(False)
+        self._loop = asyncio.get_running_loop()
         while listener.fileno() >= 0:
             try:
                 connection, peer = await asyncio.get_running_loop().sock_accept(listener)

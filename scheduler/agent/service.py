@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from qnet import systemd
 from qnet.errors import Conflict, QnetError, Unavailable
 from qnet.settings import Agent as Policy
 from scheduler.agent.collect import collectable
@@ -23,6 +24,7 @@ from scheduler.translate import container
 logger = logging.getLogger(__name__)
 
 INTERVAL = 15.0  # seconds between two looks at everything
+SILENT = 60.0  # seconds that a report may take: etcd and engine answer, or not, within a few
 AGAIN = 1.0  # seconds after which what has failed is tried again
 
 
@@ -54,12 +56,17 @@ class Agent:
         self._everything = self._facts = True
         self.registered = False
         self._ready: Path | None = None
+        self._looked = clock()
 
     def start(self, ready: Path) -> None:
         """Start the threads; the file is there from when the store knows of this host and its containers on."""
         self._ready = ready
         for name, target in (("events", self._hear), ("look", self._look), ("vitals", self._report)):
             threading.Thread(target=target, name=name, daemon=True).start()
+
+    def alive(self) -> bool:
+        """Whether it still looks how the host is, which does not wait long for anything."""
+        return self._clock() - self._looked < SILENT + self._policy.usage_interval
 
     def stop(self) -> None:
         """Have them end; the host is down at once for whoever places."""
@@ -113,6 +120,7 @@ class Agent:
                 due = self._clock() + INTERVAL if everything else due
             except QnetError as error:
                 logger.warning("tried again in a moment: %s", error)
+                systemd.report(str(error))
                 self._all()
                 self._stopping.wait(AGAIN)
                 self._in_trouble(error)
@@ -138,6 +146,7 @@ class Agent:
             self._collect()
             if self._ready is not None:
                 self._ready.touch()
+            systemd.report()
 
     def _in_trouble(self, error: QnetError) -> None:
         if isinstance(error, Unavailable) and str(error).startswith("engine") and self.registered:
@@ -160,6 +169,7 @@ class Agent:
 
     def _report(self) -> None:
         while not self._stopping.is_set():
+            self._looked = self._clock()
             try:
                 self._usage.look()
                 if self.registered:

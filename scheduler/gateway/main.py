@@ -8,11 +8,15 @@ import os
 import resource
 import signal
 import sys
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from qnet import log, settings
+from qnet import systemd
 from qnet.certificates import server_context
-from qnet.errors import QnetError
+from qnet.errors import InvalidRequest, QnetError
+from qnet.program import begin, refuse
 from qnet.settings import Settings
 from scheduler.compose import Replica, replica
 from scheduler.gateway.builds import Builds
@@ -30,23 +34,25 @@ from scheduler.gateway.volumes import Volumes
 
 logger = logging.getLogger(__name__)
 
+ANSWER = 10.0  # seconds that the loop may take for a turn
 PATIENCE = 3.0  # seconds for what is being answered when it is to stop
 SWITCH = 0.001  # seconds that a thread may keep the loop, or those who place, from going on
 
 
 def main() -> None:
     """Serve until SIGTERM."""
+    config, reload = begin("qnet-gateway", "Docker's API for the whole fleet")
     try:
-        config = settings.from_command_line("qnet-gateway", "Docker's API for the whole fleet")
-        log.setup(config.log.level)
-        asyncio.run(run(config))
+        asyncio.run(run(config, reload))
+    except InvalidRequest as error:
+        refuse("qnet-gateway", error)
     except QnetError as error:
         sys.exit(f"qnet-gateway: {error}")
     logging.shutdown()
     os._exit(0)  # threads may wait for engines
 
 
-async def run(config: Settings) -> None:
+async def run(config: Settings, reload: Callable[[], None]) -> None:
     """Serve until SIGTERM. Raises InvalidRequest: the settings; Unavailable: it cannot listen."""
     own = config.gateway
     tls = server_context(own.ca, own.cert, own.key) if own.listen else None
@@ -63,11 +69,21 @@ async def run(config: Settings) -> None:
     watching, stopped = asyncio.gather(system.follow(), system.cut(), services.upstreams.hangups.run()), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    systemd.watch(partial(_turns, asyncio.get_running_loop()))
     await stopped.wait()
+    systemd.stopping()
     await server.stop(PATIENCE)
     watching.cancel()
     services.close()
     made.stop()
+
+
+def _turns(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop goes on."""
+    turned = threading.Event()
+    loop.call_soon_threadsafe(turned.set)
+    return turned.wait(ANSWER)
 
 
 def build(made: Replica, config: Settings) -> tuple[Services, System, Router]:
