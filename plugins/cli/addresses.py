@@ -87,7 +87,7 @@ def inspect(session: Session, address: str, tenant: str, as_json: bool) -> None:
 def reserve(
     session: Session, address: str | None, any_: bool, subnet: str, tenant: str, note: str, as_json: bool
 ) -> None:
-    """Keep an address from containers, for a machine that Docker does not know."""
+    """Keep an address from containers. For a machine that Docker does not know."""
     if any_ == bool(address):
         raise click.UsageError("Give an ADDRESS, or --any with --subnet.")
     if any_ and not subnet:

@@ -28,7 +28,7 @@ FIELDS = ("egress", "ingress")
 class Limit(click.ParamType[int]):
     """A rate of traffic as tc(8) writes it, `none`, or `default`."""
 
-    name = "RATE|none|default"
+    name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Bits per second; 0 for none, -1 for default."""
@@ -45,12 +45,12 @@ def endpoint() -> None:
 @endpoint.command("limit")
 @click.argument("name", metavar="CONTAINER|ADDRESS|ENDPOINT-ID")
 @tenant_option
-@click.option("--egress", type=Limit(), help="What it may send.")
-@click.option("--ingress", type=Limit(), help="What it gets.")
+@click.option("--egress", type=Limit(), metavar="RATE|none|default", help="What it may send.")
+@click.option("--ingress", type=Limit(), metavar="RATE|none|default", help="What it gets.")
 @json_option
 @pass_session
 def limit(session: Session, name: str, tenant: str, egress: int | None, ingress: int | None, as_json: bool) -> None:
-    """Limit the traffic of a running container, from now on until it stops.
+    """Limit the traffic of a running container. From now on, until it stops.
 
     Rates are tc(8)'s: 100mbit, 1gbit. none: no limit. default: what container, network or tenant were made with.
     """

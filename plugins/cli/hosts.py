@@ -34,7 +34,7 @@ def host() -> None:
 @json_option
 @pass_session
 def ls(session: Session, as_json: bool) -> None:
-    """List the hosts: how they are, what of them is promised, how busy they are."""
+    """List the hosts. How they are, what of them is promised, how busy they are."""
     with session.store() as store:
         inventory = Inventory(store)
         claimed = {one.name: one for one in inventory.hosts()}
@@ -97,7 +97,7 @@ def ready(session: Session, names: Sequence[str]) -> None:
 @click.argument("labels", nargs=-1, required=True, metavar="LABEL=VALUE… LABEL-…")
 @pass_session
 def label(session: Session, name: str, labels: Sequence[str]) -> None:
-    """Set labels of a host over those of its settings; LABEL- gives back what these say, LABEL= takes it away."""
+    """Set labels of a host over those of its settings. LABEL- gives back what these say, LABEL= takes it away."""
     wanted: dict[str, str | None] = {}
     for text in labels:
         key, equals, value = text.partition("=")
@@ -115,7 +115,7 @@ def label(session: Session, name: str, labels: Sequence[str]) -> None:
 @json_option
 @pass_session
 def forget(session: Session, name: str, yes: bool, force: bool, as_json: bool) -> None:
-    """Free the name of a host that is gone, or that has lost its identity.
+    """Free the name of a host that is gone. Or that has lost its identity (`state_dir`).
 
     Without --force its addresses stay recorded: a machine that takes the name takes them over. With --force they are
     free at once: only if that machine and its containers are gone for good, or two have the same address.

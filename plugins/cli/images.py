@@ -25,7 +25,7 @@ def image() -> None:
 @json_option
 @pass_session
 def pull(session: Session, image: str, on: str, platform: str, quiet: bool, as_json: bool) -> None:
-    """Have hosts pull an image, with the credentials of `docker login`; what they tell as it comes."""
+    """Have hosts pull an image. With the credentials of `docker login`; prints what they tell."""
     asked = {"image": image, "on": on, "platform": platform, "auth": credentials(image)}
     failed = done = 0
     for part in session.api().lines("POST", "/v1/images/pull", asked):

@@ -28,7 +28,7 @@ def network() -> None:
 @json_option
 @pass_session
 def ls(session: Session, tenant: str, as_json: bool) -> None:
-    """List networks; those of one name, tenant and subnets on several hosts are one."""
+    """List networks. Those of one name, tenant and subnets on several hosts are one."""
     with session.store() as store:
         groups = _grouped(Inventory(store).networks(tenant))
     rows = [_summary(group) for group in groups]
@@ -62,13 +62,25 @@ def inspect(session: Session, name: str, tenant: str, as_json: bool) -> None:
 
 @network.command("create")
 @click.argument("name")
-@click.option("--subnet", "subnets", multiple=True, metavar="SUBNET", help="One of each IP version; carved without.")
-@click.option("--gateway", "gateways", multiple=True, metavar="ADDRESS", help="In the order of the subnets.")
-@click.option("--ip-range", "ranges", multiple=True, metavar="SUBNET", help="What is handed out, likewise.")
-@click.option("--opt", "-o", "options", multiple=True, metavar="NAME=VALUE", help="As of docker network create.")
-@click.option("--ipam-opt", "ipam_options", multiple=True, metavar="NAME=VALUE", help="Likewise.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Likewise.")
-@click.option("--internal", is_flag=True, help="Likewise.")
+@click.option(
+    "--subnet",
+    "subnets",
+    multiple=True,
+    metavar="SUBNET",
+    help="One of each IP version; without any, carved from the tenant's supernets.",
+)
+@click.option("--gateway", "gateways", multiple=True, metavar="ADDRESS", help="Of each subnet, in the same order.")
+@click.option(
+    "--ip-range",
+    "ranges",
+    multiple=True,
+    metavar="SUBNET",
+    help="Part of each subnet that is handed out, in the same order.",
+)
+@click.option("--opt", "-o", "options", multiple=True, metavar="NAME=VALUE", help="As -o of docker network create.")
+@click.option("--ipam-opt", "ipam_options", multiple=True, metavar="NAME=VALUE", help="As --ipam-opt of docker.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label.")
+@click.option("--internal", is_flag=True, help="No way out of the network.")
 @click.option("--tenant", default="", help="Whose it is.")
 @json_option
 @pass_session

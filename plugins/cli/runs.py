@@ -34,9 +34,12 @@ def container_options(command: CommandT) -> CommandT:
         (("--volume", "-v", "volumes"), {**several, "metavar": "VOLUME:PATH[:ro]", "help": "A volume."}),
         (("--publish", "-p", "ports"), {**several, "metavar": "[IP:][PORT:]PORT[/udp]", "help": "A port of the host."}),
         (("--cpus",), {"type": click.FloatRange(0), "default": 0, "help": "CPUs that it may use, and that are kept."}),
-        (("--memory", "-m"), {"default": "", "metavar": "SIZE", "help": "Memory, likewise."}),
-        (("--pids-limit", "pids"), {"type": int, "default": 0, "help": "Processes, likewise."}),
-        (("--restart",), {"default": "no", "metavar": "POLICY", "help": f"{', '.join(RESTARTS)}[:TIMES]"}),
+        (("--memory", "-m"), {"default": "", "metavar": "SIZE", "help": "Memory that it may use, and that is kept."}),
+        (
+            ("--pids-limit", "pids"),
+            {"type": int, "default": 0, "metavar": "N", "help": "Processes that it may have; 0: any."},
+        ),
+        (("--restart",), {"default": "no", "metavar": "POLICY", "help": f"{', '.join(RESTARTS)}; on-failure:TIMES."}),
         (("--entrypoint",), {"default": "", "help": "Instead of the image's."}),
         (("--workdir", "-w"), {"default": "", "help": "Where it starts."}),
         (("--user", "-u"), {"default": "", "help": "As whom it runs."}),
@@ -52,19 +55,50 @@ def container_options(command: CommandT) -> CommandT:
 
 def placement_options(command: CommandT) -> CommandT:
     """Give a command what says where a container goes."""
-    for option in (
+    options = (
         click.option("--name", default="", help="Unique in the cluster; of several, each gets a number behind it."),
-        click.option("--network", "networks", multiple=True, help="A network; several times: several."),
-        click.option("--ip", default="auto", help="auto (kept for the name), none, or an address."),
-        click.option("--constraint", "constraints", multiple=True, metavar="RULE", help="As rack==r1 or disk!=~hdd."),
-        click.option("--affinity", "affinities", multiple=True, metavar="RULE", help="As container!=web-*."),
-        click.option("--spread", default="", metavar="LABEL,…", help="As rack, or rack:max_per=2."),
+        click.option(
+            "--network",
+            "networks",
+            multiple=True,
+            metavar="NAME",
+            help="A network that it joins; can be given several times.",
+        ),
+        click.option(
+            "--ip", default="auto", metavar="ADDRESS|auto|none", help="Its address; auto: any, kept for the name."
+        ),
+        click.option(
+            "--constraint",
+            "constraints",
+            multiple=True,
+            metavar="RULE",
+            help="What hosts must have, as rack==r1 or disk!=~hdd.",
+        ),
+        click.option(
+            "--affinity",
+            "affinities",
+            multiple=True,
+            metavar="RULE",
+            help="What it runs beside or apart from, as container!=web-*.",
+        ),
+        click.option(
+            "--spread",
+            default="",
+            metavar="LABEL,…",
+            help="Labels whose values instances are spread over, as rack, or rack:max_per=2.",
+        ),
         click.option("--group", default="", help="What it is spread with; otherwise the other instances."),
-        click.option("--instances", type=click.IntRange(1, 1000), default=1, help="So many of them."),
-        click.option("--platform", default="", help="As linux/arm64."),
-        click.option("--pull", type=click.Choice(["missing", "always", "never"]), default="missing"),
+        click.option("--instances", type=click.IntRange(1, 1000), default=1, metavar="N", help="How many containers."),
+        click.option("--platform", default="", help="Of the image, as linux/arm64."),
+        click.option(
+            "--pull",
+            type=click.Choice(["missing", "always", "never"]),
+            default="missing",
+            help="When to pull the image.",
+        ),
         click.option("--tenant", default="", help=f"Whose it is (default: {DEFAULT}, or your certificate's)."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -80,7 +114,7 @@ def placement_options(command: CommandT) -> CommandT:
 @json_option
 @pass_session
 def run(session: Session, /, as_json: bool, dry_run: bool, explain: bool, detach: bool, **options: Any) -> None:
-    """Run containers on hosts that suit them, and print their names, hosts and addresses."""
+    """Run containers on hosts that suit them. Prints names, hosts and addresses."""
     if explain and not dry_run:
         raise click.UsageError("--explain goes with --dry-run.")
     asked = request(options, os.environ)
@@ -123,8 +157,8 @@ def ps(session: Session, every: bool, host: str, tenant: str, quiet: bool, as_js
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
-@click.option("--force", "-f", is_flag=True, help="Though it runs.")
-@click.option("--volumes", "-v", is_flag=True, help="Its anonymous volumes too.")
+@click.option("--force", "-f", is_flag=True, help="Remove it even if it runs.")
+@click.option("--volumes", "-v", is_flag=True, help="Remove its anonymous volumes too.")
 @pass_session
 def rm(session: Session, names: Sequence[str], force: bool, volumes: bool) -> None:
     """Remove containers, by name or id. The address of a named one is held for the next of its name."""

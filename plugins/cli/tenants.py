@@ -23,7 +23,7 @@ MOST_CPUS = 10**6
 class Rate(click.ParamType[int]):
     """A rate of traffic as tc(8) writes it, or `none`."""
 
-    name = "RATE|none"
+    name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Bits per second; 0 for none."""
@@ -64,7 +64,7 @@ class Cpus(click.ParamType[int]):
 class Tag(click.ParamType[int]):
     """A VLAN id or VNI: a number, `auto` or `none`."""
 
-    name = "ID|auto|none"
+    name = "id"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number; 0 for none."""
@@ -78,35 +78,56 @@ class Tag(click.ParamType[int]):
 
 def change_options(command: CommandT) -> CommandT:
     """Give a command what can be said of a tenant."""
-    for option in (
-        click.option("--vlan", type=Tag(), help="Its VLAN id; auto: any that is free."),
-        click.option("--vni", type=Tag(), help="Its VXLAN network identifier; auto: any that is free."),
+    options = (
+        click.option("--vlan", type=Tag(), metavar="ID|auto|none", help="Its VLAN id; auto: any that is free."),
+        click.option(
+            "--vni", type=Tag(), metavar="ID|auto|none", help="Its VXLAN network identifier; auto: any that is free."
+        ),
         click.option(
             "--supernet",
             "supernets",
             multiple=True,
-            metavar="NETWORK/PREFIX",
-            help="Its subnets lie in it; none: anywhere.",
+            metavar="NETWORK/PREFIX|none",
+            help="Its subnets lie in it (several times: in one of them); none: anywhere.",
         ),
-        click.option("--max-addresses", type=click.IntRange(0), help="0: no limit."),
-        click.option("--max-networks", type=click.IntRange(0), help="0: no limit."),
         click.option(
-            "--volumes", "max_volumes", type=Size(), help="What its volumes may have together, in sizes; 0: no limit."
+            "--max-addresses", type=click.IntRange(0), metavar="N", help="Most addresses that it may have; 0: no limit."
         ),
-        click.option("--cpus", "max_cpus", type=Cpus(), help="What its containers may have together; 0: no limit."),
-        click.option("--memory", "max_memory", type=Size(), help="Likewise."),
-        click.option("--containers", "max_containers", type=click.IntRange(0), help="How many; 0: no limit."),
-        click.option("--egress", type=Rate(), help="What each of its endpoints may send, if nothing else is said."),
-        click.option("--ingress", type=Rate(), help="What each of its endpoints gets, if nothing else is said."),
+        click.option(
+            "--max-networks", type=click.IntRange(0), metavar="N", help="Most networks, counted by subnet; 0: no limit."
+        ),
+        click.option(
+            "--volumes", "max_volumes", type=Size(), help="What the sizes of its volumes may come to; 0: no limit."
+        ),
+        click.option(
+            "--cpus", "max_cpus", type=Cpus(), help="CPUs that its containers may have together; 0: no limit."
+        ),
+        click.option("--memory", "max_memory", type=Size(), help="Memory that they may have together; 0: no limit."),
+        click.option(
+            "--containers", "max_containers", type=click.IntRange(0), metavar="N", help="Most containers; 0: no limit."
+        ),
+        click.option(
+            "--egress",
+            type=Rate(),
+            metavar="RATE|none",
+            help="What each of its endpoints may send, such as 100mbit, if nothing else is said.",
+        ),
+        click.option(
+            "--ingress",
+            type=Rate(),
+            metavar="RATE|none",
+            help="What each of its endpoints gets, if nothing else is said.",
+        ),
         click.option("--trusted/--untrusted", default=None, help="Whether it may have a parent for itself (passthru)."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return command
 
 
 @click.group()
 def tenant() -> None:
-    """Who owns networks, and by which VLAN or VNI their frames are told apart."""
+    """Owners of networks, told apart by VLAN or VNI."""
 
 
 @tenant.command("create")

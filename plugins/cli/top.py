@@ -25,9 +25,10 @@ COLUMNS = ("CONTAINER", "NETWORK", "TENANT", "SENT", "EXTERNAL", "RECEIVED", "EX
 @json_option
 @pass_session
 def top(session: Session, once: bool, interval: float, as_json: bool) -> None:
-    """Show the traffic of this host's containers, in bits per second, most first, and their limits.
+    """Show the traffic of this host's containers, the busiest first.
 
-    Only networks whose traffic the host sees (not macvlan). --json prints once, with bits per second and all bytes.
+    In bits per second, with the limits in force. Only networks whose traffic the host sees (not macvlan). --json prints
+    once, with all bytes too.
     """
 
     def rows(before: Sample, now: Sample, seconds: float) -> list[Row]:

@@ -102,7 +102,7 @@ def resize(session: Session, name: str, size: str) -> None:
 @click.option("--read-iops", metavar="N", default="", help="Reads per second; 0: any.")
 @pass_session
 def limit(session: Session, name: str, bps: str, read_iops: str) -> None:
-    """Hold the containers of each host to so much of a volume together, while they use it."""
+    """Limit what each host's containers do to a volume. All of a host together."""
     if not (bps or read_iops):
         raise InvalidRequest(f"limit volume {name} to what? Give --bps SIZE, --read-iops N or both; 0 takes one away")
     said = unixhttp.call(
@@ -119,7 +119,7 @@ def limit(session: Session, name: str, bps: str, read_iops: str) -> None:
 @json_option
 @pass_session
 def top(session: Session, once: bool, interval: float, as_json: bool) -> None:
-    """Show what this host's containers read from volumes and write to them per second, most first."""
+    """Show what this host's containers read and write. Per second, the busiest volume first."""
     socket = session.settings.volume.socket
 
     def look() -> Sample:
