@@ -5,7 +5,7 @@ ENGINES := debian12 debian13 unstable
 MODES := macvlan bridge vxlan
 CODE := qnet plugins scheduler tests
 
-.PHONY: demo demo-down test test-quick test-matrix test-vm bench lint format typecheck lock bootstrap engines clean
+.PHONY: demo demo-down test test-quick test-matrix test-vm bench lint format typecheck docs lock bootstrap engines clean
 
 bootstrap:
 	@packaging/bootstrap.sh
@@ -57,6 +57,11 @@ format: bootstrap
 
 typecheck: bootstrap
 	.venv/bin/mypy
+
+# docs/reference and packaging/qnet.toml, from the code.
+docs: bootstrap
+	$(PYTHON) -m tests.reference
+	.venv/bin/qnet config default > packaging/qnet.toml
 
 lock: bootstrap
 	packaging/lock.sh

@@ -1,4 +1,4 @@
-"""The Prometheus metrics that daemons expose at `GET /metrics` of their socket. `docs/reference.md` lists them."""
+"""The Prometheus metrics that daemons expose at `GET /metrics`. `docs/reference/metrics.md` lists them."""
 
 from __future__ import annotations
 

@@ -35,10 +35,10 @@ def config() -> None:
 @click.pass_context
 @pass_session
 def check(session: Session, ctx: click.Context, file: Path | None) -> None:
-    """Tell what is wrong with a settings file, by default the one of this host.
+    """Tell what is wrong with a settings file.
 
-    Exit code 1 if anything is. Warns of files that it names and that are not there, and of keys that everybody can
-    read.
+    By default with the one of this host. Exit code 1 if anything is. Warns of files that it names and that are not
+    there, and of keys that everybody can read.
     """
     found = settings.read(file or session.file)
     for mistake in found.mistakes:
@@ -72,7 +72,7 @@ def show(session: Session, as_json: bool) -> None:
 
 @config.command("default")
 def default() -> None:
-    """Print a settings file with every option, its meaning and its default."""
+    """Print a settings file with every option and its default."""
     click.echo("\n".join(_file()))
 
 

@@ -31,6 +31,11 @@ INTERNAL = "internal"
 TRAFFIC = "qnet_{}_traffic_bytes"
 LIMIT = "qnet_endpoint_limit_bits"
 SPLIT = ("direction", "scope")
+MEANINGS = {
+    "endpoint": "Traffic of an endpoint; direction: sent or received, scope: internal or external",
+    "network": "Traffic of all endpoints that a network has had on this host since the plugin's start",
+    "tenant": "Traffic of all endpoints that a tenant has had on this host since the plugin's start",
+}
 LABELS = {"endpoint": ("endpoint", "network", "tenant"), "network": ("network", "tenant"), "tenant": ("tenant",)}
 
 Labels: TypeAlias = tuple[str, ...]
@@ -79,7 +84,7 @@ class Meter(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """What `collect` tells of, without asking the kernel."""
-        return [*self._families().values(), self._limits()]
+        return families().values()
 
     def collect(self) -> Iterator[Metric]:
         """Everything for one scrape; what was known last, if the kernel does not answer in time."""
@@ -87,25 +92,25 @@ class Meter(Collector):
             self.read()
         except QnetError as error:
             logger.warning("traffic counters: %s", error)
-        families, limits = self._families(), self._limits()
+        told = families()
         networks = {network.id: network for network in self._repository.networks.all()}
         with self._lock:
             totals = {level: dict(counter) for level, counter in self._totals.items()}
         for (endpoint, network, *rest), value in totals["endpoint"].items():
-            families["endpoint"].add_metric((endpoint[:12], self._name(network), *rest), value)
+            told["endpoint"].add_metric((endpoint[:12], self._name(network), *rest), value)
         shown: Counter[Labels] = Counter()
         for (network, *rest), value in totals["network"].items():
             if network in networks:
                 shown[self._name(network), *rest] += value
         for labels, value in shown.items():
-            families["network"].add_metric(labels, value)
+            told["network"].add_metric(labels, value)
         for labels, value in totals["tenant"].items():
-            families["tenant"].add_metric(labels, value)
+            told["tenant"].add_metric(labels, value)
         for known, one in self._watched():
             for direction, rate in (("sent", one.terms.egress), ("received", one.terms.ingress)):
                 if rate:
-                    limits.add_metric((one.id[:12], self._name(known.id), known.tenant, direction), rate)
-        yield from (*families.values(), limits)
+                    told["limit"].add_metric((one.id[:12], self._name(known.id), known.tenant, direction), rate)
+        yield from told.values()
 
     def _kernel(self) -> dict[str, int]:
         """What the kernel has counted, in bytes without headers. Parts are read before what they are parts of."""
@@ -151,17 +156,15 @@ class Meter(Collector):
     def _name(self, network: str) -> str:
         return self._registry.names.get(network, network[:12])
 
-    @staticmethod
-    def _families() -> dict[str, CounterMetricFamily]:
-        return {
-            level: CounterMetricFamily(TRAFFIC.format(level), f"Traffic of each {level}", labels=(*labels, *SPLIT))
-            for level, labels in LABELS.items()
-        }
 
-    @staticmethod
-    def _limits() -> GaugeMetricFamily:
-        text = "Limits in force, in bits per second"
-        return GaugeMetricFamily(LIMIT, text, labels=(*LABELS["endpoint"], "direction"))
+def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
+    """What a meter tells of, empty."""
+    traffic = {
+        level: CounterMetricFamily(TRAFFIC.format(level), text, labels=(*LABELS[level], *SPLIT))
+        for level, text in MEANINGS.items()
+    }
+    text = "Limits in force, in bits per second; none is left out"
+    return {**traffic, "limit": GaugeMetricFamily(LIMIT, text, labels=(*LABELS["endpoint"], "direction"))}
 
 
 def _bare(count: Count) -> int:

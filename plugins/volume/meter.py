@@ -16,21 +16,21 @@ logger = logging.getLogger(__name__)
 
 VOLUME, POOL = ("volume", "tenant", "pool"), ("pool",)
 METRICS = {
-    "qnet_volume_used_bytes": ("What a volume that this host has mounted has", VOLUME),
-    "qnet_volume_limit_bytes": ("What it may have", VOLUME),
+    "qnet_volume_used_bytes": ("Bytes that a volume that this host has mounted has", VOLUME),
+    "qnet_volume_limit_bytes": ("Bytes that a volume may have", VOLUME),
     "qnet_volume_containers_to_restart": ("Containers of this host whose mount is that of a client that died", VOLUME),
     "qnet_volume_pool_bricks": ("Bricks of a pool", POOL),
-    "qnet_volume_pool_bricks_up": ("Bricks that answer", POOL),
-    "qnet_volume_pool_heal_entries": ("Files that are not the same on all replicas yet", POOL),
-    "qnet_volume_pool_free_bytes": ("Room for data", POOL),
-    "qnet_volume_pool_total_bytes": ("Room for data altogether", POOL),
+    "qnet_volume_pool_bricks_up": ("Bricks of a pool that answer", POOL),
+    "qnet_volume_pool_heal_entries": ("Files of a pool that are not the same on all replicas yet", POOL),
+    "qnet_volume_pool_free_bytes": ("Bytes that a pool has room for still", POOL),
+    "qnet_volume_pool_total_bytes": ("Bytes that a pool has room for altogether", POOL),
 }
 
 TRAFFIC = {  # by the fields of `plugins.volume.ports.Traffic`; all since the volume was mounted
     "qnet_volume_read_bytes": ("read_bytes", "Bytes that this host's client of a volume has read"),
-    "qnet_volume_written_bytes": ("written_bytes", "Bytes that it has written"),
+    "qnet_volume_written_bytes": ("written_bytes", "Bytes that this host's client of a volume has written"),
     "qnet_volume_reads": ("reads", "Reads that this host's client of a volume has sent"),
-    "qnet_volume_writes": ("writes", "Writes that it has sent"),
+    "qnet_volume_writes": ("writes", "Writes that this host's client of a volume has sent"),
 }
 
 
@@ -44,34 +44,35 @@ class Meter(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """What `collect` tells of, without asking anybody."""
-        return self._families().values()
+        return families().values()
 
     def collect(self) -> Iterator[Metric]:
         """Everything for one scrape."""
-        families = self._families()
+        told = families()
         try:
             for shown in self._service.mounted():
                 labels = (shown.record.name, shown.record.tenant, shown.record.pool)
                 if shown.usage:
-                    families["qnet_volume_used_bytes"].add_metric(labels, shown.usage.used)
-                    families["qnet_volume_limit_bytes"].add_metric(labels, shown.usage.limit)
+                    told["qnet_volume_used_bytes"].add_metric(labels, shown.usage.used)
+                    told["qnet_volume_limit_bytes"].add_metric(labels, shown.usage.limit)
                 if shown.traffic:
                     for name, (field, _) in TRAFFIC.items():
-                        families[name].add_metric(labels, getattr(shown.traffic, field))
+                        told[name].add_metric(labels, getattr(shown.traffic, field))
                 old = sum(len(mount.restart) for mount in shown.mounts if mount.host == self._host)
-                families["qnet_volume_containers_to_restart"].add_metric(labels, old)
+                told["qnet_volume_containers_to_restart"].add_metric(labels, old)
             for pool in self._repository.known_pools():
                 if found := self._repository.health(pool.name):
                     values = (found.bricks, found.bricks_up, found.heal, found.free, found.total)
                     of_pools = (name for name, (_, labels) in METRICS.items() if labels is POOL)
                     for name, value in zip(of_pools, values, strict=True):
-                        families[name].add_metric((pool.name,), value)
+                        told[name].add_metric((pool.name,), value)
         except QnetError as error:
             logger.warning("metrics of volumes: %s", error)
-        yield from families.values()
+        yield from told.values()
 
-    @staticmethod
-    def _families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
-        gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in METRICS.items()}
-        counters = {name: CounterMetricFamily(name, text, labels=VOLUME) for name, (_, text) in TRAFFIC.items()}
-        return gauges | counters
+
+def families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
+    """What a meter tells of, empty."""
+    gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in METRICS.items()}
+    counters = {name: CounterMetricFamily(name, text, labels=VOLUME) for name, (_, text) in TRAFFIC.items()}
+    return gauges | counters

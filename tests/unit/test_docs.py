@@ -1,52 +1,60 @@
-"""The reference names every setting, metric and kind of error; links in the documentation lead somewhere."""
+"""The reference is what the code says; tables name every option; links in the documentation lead somewhere."""
 
 from __future__ import annotations
 
-import inspect
 import re
+import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
 
-from plugins.network import meter
-from plugins.volume import meter as volume_meter
-from qnet import errors, metrics
-from qnet.settings import Settings
+from plugins.ipam.service import POOL_OPTIONS
+from plugins.network.model import OPTIONS as NETWORK_OPTIONS
+from plugins.volume.model import OPTIONS as VOLUME_OPTIONS
+from tests import reference
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = (ROOT / "docs/reference.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+OPTION = re.compile(r"`(?:-o )?(\w+)(?:=[^`]*)?`")
 
 
-def test_every_setting_is_in_the_reference() -> None:
-    defaults = Settings()
-    for section in Settings.__struct_fields__:
-        for option in getattr(defaults, section).__struct_fields__:
-            assert f"`{section}.{option}`" in REFERENCE
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_the_reference_is_what_the_code_says(page: str) -> None:
+    assert (reference.FOLDER / page).read_text() == reference.PAGES[page](), "make docs"
 
 
-def test_every_metric_is_in_the_reference() -> None:
-    for value in vars(metrics).values():
-        if isinstance(value, MetricWrapperBase):
-            name = value.describe()[0].name
-            assert f"`{name}" in REFERENCE
+def test_every_collector_lists_its_metrics() -> None:
+    listed = reference.metrics()
+    ours = [
+        kind for kind in Collector.__subclasses__() if kind.__module__.startswith(("qnet.", "plugins.", "scheduler."))
+    ]
+    assert {"plugins.network.meter", "plugins.volume.meter"} <= {kind.__module__ for kind in ours}
+    for kind in ours:
+        families = sys.modules[kind.__module__].families().values()
+        assert {metric.name for metric in families} <= {name.removesuffix("_total") for name in listed}
 
 
-def test_every_metric_of_traffic_is_in_the_reference() -> None:
-    for name in (*map(meter.TRAFFIC.format, meter.LABELS), meter.LIMIT):
-        assert f"`{name}" in REFERENCE
+def test_no_summary_of_a_command_is_cut_off() -> None:
+    for context in reference.contexts():
+        context.terminal_width = 80
+        assert "..." not in context.get_help().partition("Commands:")[2], context.command_path
 
 
-def test_every_metric_of_volumes_is_in_the_reference() -> None:
-    for name in volume_meter.METRICS:
-        assert f"`{name}`" in REFERENCE
-
-
-def test_every_kind_of_error_is_in_the_reference() -> None:
-    for name, kind in inspect.getmembers(errors, inspect.isclass):
-        if kind.__module__ == errors.__name__ and name != "QnetError":
-            assert f"`{name}`" in REFERENCE
+@pytest.mark.parametrize(
+    ("page", "heading", "options"),
+    [
+        ("networks.md", "Options of the network", NETWORK_OPTIONS),
+        ("networks.md", "Options of the pool", POOL_OPTIONS),
+        ("volumes.md", "Options", VOLUME_OPTIONS),
+    ],
+)
+def test_tables_name_every_option(page: str, heading: str, options: Collection[str]) -> None:
+    section = re.search(rf"^## {heading}.*?(?=^## |\Z)", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert section
+    first = [line.split("|")[1] for line in section[0].splitlines() if line.startswith("| `")]
+    assert {name for cell in first for name in OPTION.findall(cell)} == set(options)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
