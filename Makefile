@@ -5,7 +5,7 @@ ENGINES := debian12 debian13 unstable
 MODES := macvlan bridge vxlan
 CODE := qnet plugins scheduler tests
 
-.PHONY: demo demo-down test test-quick test-matrix test-vm bench lint format typecheck docs lock bootstrap engines clean
+.PHONY: deb dist demo demo-down test test-quick test-matrix test-vm bench lint format typecheck docs lock bootstrap engines clean
 
 bootstrap:
 	@packaging/bootstrap.sh
@@ -65,6 +65,13 @@ docs: bootstrap
 
 lock: bootstrap
 	packaging/lock.sh
+
+deb: bootstrap
+	@packaging/bootstrap.sh package
+	@packaging/deb.sh
+
+dist: bootstrap
+	@packaging/deb.sh dist
 
 clean:
 	rm -rf build .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -27,8 +27,17 @@ class Peer:
 def server_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
     """TLS 1.2 or later for a server whose clients must have a certificate of the authority. Raises InvalidRequest."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
+    return _prepared(context, ca, cert, key)
+
+
+def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
+    """The same for a client, of servers with a certificate of the authority. Raises InvalidRequest."""
+    return _prepared(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca, cert, key)
+
+
+def _prepared(context: ssl.SSLContext, ca: str, cert: str, key: str) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     for what, file in (("ca", ca), ("cert", cert), ("key", key)):
         if not Path(file).is_file():
             raise InvalidRequest(f"{what} {file} is not there: make the cluster's certificates (docs/install.md)")

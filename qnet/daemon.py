@@ -23,7 +23,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from qnet import systemd
 from qnet.certificates import server_context
-from qnet.errors import QnetError
+from qnet.errors import InvalidRequest, QnetError
 from qnet.program import begin, refuse
 from qnet.settings import Settings
 
@@ -96,6 +96,10 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         """Have the worker take up changed settings."""
         self.kill_workers(signal.SIGHUP)
 
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """End, with the status by which systemd knows wrong settings."""
+        super().halt(reason, os.EX_CONFIG if exit_status == Arbiter.APP_LOAD_ERROR else exit_status)
+
 
 class Daemon(BaseApplication):  # type: ignore[misc]
     """Serves what `build` returns. `build` runs in the worker, after the fork: gRPC channels do not survive one.
@@ -147,7 +151,11 @@ class Daemon(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """Build the application, in the worker."""
-        app, self._stop = self._build()
+        try:
+            app, self._stop = self._build()
+        except InvalidRequest as error:
+            logger.error("%s", error)
+            sys.exit(Arbiter.APP_LOAD_ERROR)
         systemd.watch(self._alive)
         return app
 

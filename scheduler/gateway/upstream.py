@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from qnet.certificates import client_context
 from qnet.errors import QnetError, Unavailable
 from qnet.settings import Scheduler
 from scheduler.agent.relay import parse_listen
@@ -49,9 +50,7 @@ class Upstreams:
         """`own`: the host that we are on, whose engine listens at `engine`. Raises InvalidRequest: the certificates."""
         self._own, self._engine = own, engine
         self._timeout = settings.timeout
-        self._context = ssl.create_default_context(cafile=settings.ca)
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.load_cert_chain(settings.cert, settings.key)
+        self._context = client_context(settings.ca, settings.cert, settings.key)
         self._sessions: dict[str, ssl.SSLSession] = {}
         self._idle: defaultdict[str, list[Peer]] = defaultdict(list)
         self.hangups = Hangups()

@@ -12,6 +12,7 @@ import shutil
 import struct
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.commands import run
@@ -50,7 +51,7 @@ def _recipe() -> str:
 def _build(target: Path) -> None:
     root, kernel = target / "rootfs", target / "kernel"
     _say("Debian's packages")
-    _install(root)
+    install(root, rootfs.PACKAGES.split())
     _say("kernel, qnet's dependencies, disk")
     version = _unpack_kernel(kernel)
     (root / "lib/modules").mkdir(exist_ok=True)
@@ -70,8 +71,8 @@ def _say(what: str) -> None:
     print(f"virtual machines' image: {what}", file=sys.stderr, flush=True)
 
 
-def _install(root: Path) -> None:
-    """Debian 12 with the packages, from where the machine's own apt has it."""
+def install(root: Path, packages: Sequence[str]) -> None:
+    """Debian 12 with these packages, from where the machine's own apt has it."""
     wanted = ("Created-By: Packages", "Origin: Debian")
     listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", *wanted]).stdout
     lines = [line for line in listed.splitlines() if line.split()[1].partition("-")[0] == DEBIAN]
@@ -80,7 +81,7 @@ def _install(root: Path) -> None:
     leave_out = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "doc", "locale")]
     options = ["--quiet", "--mode=root", "--variant=minbase", '--aptopt=APT::Install-Recommends "false"', *leave_out]
     sources = [f"deb [signed-by={KEYRING}] {line}" for line in lines]
-    include = f"--include={','.join(rootfs.PACKAGES.split())}"
+    include = f"--include={','.join(packages)}"
     run(["mmdebstrap", *options, include, DEBIAN, root, *sources], timeout=900)
 
 
