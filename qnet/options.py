@@ -56,11 +56,6 @@ class Option:
         return f"{self.section}.{self.name}"
 
     @property
-    def variable(self) -> str:
-        """`QNET_ETCD_TIMEOUT`."""
-        return f"QNET_{self.section}_{self.name}".upper()
-
-    @property
     def unit(self) -> str:
         """`seconds`; empty: it has none."""
         return str(self.told.get("unit", ""))
