@@ -4,6 +4,7 @@
 #   packaging/bootstrap.sh engines   the same, and the Docker engines of Debian 13 and unstable in build/engines, with
 #                                    Debian 13's `docker compose` and `docker buildx`
 #   packaging/bootstrap.sh vm        the first, and what builds and runs the virtual machines of tests/vm
+#   packaging/bootstrap.sh package   the first, and what builds the Debian package and runs the machines of tests/package
 # It checks first and acts on what is missing only: a second run does nothing and needs no network.
 # No service is started or enabled, and a Docker that the machine has already is left as it is.
 set -euo pipefail
@@ -18,6 +19,7 @@ packages=(bsdutils curl etcd-server etcd-client glusterfs-server iproute2 nftabl
     procps openssl python3-venv util-linux xfsprogs xz-utils)
 vm_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring e2fsprogs cpio lz4 openssh-client
     tcpdump)
+package_packages=(debhelper dpkg-dev lintian mmdebstrap debian-archive-keyring systemd-container)
 
 say() { echo "bootstrap: $*"; }
 die() { echo "bootstrap: $*" >&2; exit 1; }
@@ -212,13 +214,15 @@ fetch_engines() {
 
 main() {
     local what=${1:-}
-    [[ -z $what || $what == engines || $what == vm ]] || die "usage: packaging/bootstrap.sh [engines|vm]"
+    [[ $what =~ ^(|engines|vm|package)$ ]] || die "usage: packaging/bootstrap.sh [engines|vm|package]"
     check_machine
     mkdir -p "$engines"
     exec 9>"$build/bootstrap.lock"
     flock 9
     if [[ $what == vm ]]; then
         packages+=("${vm_packages[@]}")
+    elif [[ $what == package ]]; then
+        packages+=("${package_packages[@]}")
     fi
     install_packages
     make_venv

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Builds build/dist: the Debian package, and before it the wheel and the sdist that `make dist` is about.
+# Builds into build/dist the wheel and the sdist (`make dist`), then the Debian package and the list of what is in it.
 #   packaging/deb.sh [dist]
 # The same commit gives the same bytes: times are the commit's, hashes are pinned in packaging/runtime.lock.
 set -euo pipefail
@@ -30,6 +30,8 @@ cp build/dist/* "$dist/"
 [[ ${1:-} == dist ]] && exit 0
 
 cp -r packaging/debian debian
+"$python" -m tests.man build/man
+find build/man -type f >debian/qnet.manpages
 cat >debian/changelog <<EOF
 qnet ($version-$revision) unstable; urgency=medium
 
@@ -39,5 +41,5 @@ qnet ($version-$revision) unstable; urgency=medium
 EOF
 QNET_PIP="$root/.venv/bin/pip" dpkg-buildpackage --build=binary --unsigned-changes --unsigned-buildinfo \
     >"$stage/build.log" 2>&1 || { tail -n 40 "$stage/build.log"; exit 1; }
-mv "$stage"/*.deb "$dist/"
+mv "$stage"/*.deb build/dist/qnet.sbom.json "$dist/"
 ls -l "$dist"

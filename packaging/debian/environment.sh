@@ -35,6 +35,8 @@ done
 find "$site" -type f -perm /111 -not -name '*.so*' -exec chmod -x {} +
 /usr/bin/python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s "$target" -p / "$site"
 
+"${pip%/*}/cyclonedx-py" environment --output-reproducible --output-file "$root/build/dist/qnet.sbom.json" "$opt/bin/python3"
+install -D -m 644 "$root/build/dist/qnet.sbom.json" "$target/usr/share/doc/qnet/sbom.json"
 install -D -m 755 "$root/packaging/systemd/backoff" "$opt/share/backoff"
 install -d "$units" "$target/usr/bin" "$target/usr/share/doc/qnet"
 install -m 644 "$root"/packaging/systemd/*.{service,socket,target} "$units/"
