@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 import plugins.ipam.api
 import plugins.network.api
 from plugins.hostname import HostName
+from plugins.ipam import meter as pools
 from plugins.ipam.endpoints import Endpoints
 from plugins.ipam.holds import Holds
 from plugins.ipam.journal import Journal
@@ -45,9 +46,11 @@ from plugins.network.segments import Segments
 from plugins.network.service import Service as Network
 from plugins.network.tunnels import Tunnels
 from plugins.repair import RepairLoop
+from qnet import exporter
 from qnet.clock import now
 from qnet.connect import open_store
 from qnet.engine import Engine, InProgress
+from qnet.metrics import Gauges
 from qnet.namespaces import Namespaces
 from qnet.settings import Settings
 from qnet.store.commit import GroupCommit
@@ -91,9 +94,10 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
         limits.follow()
 
     grace = config.ipam.grace
+    repair = AddressRepair(addresses, uses, ipam, journal, InProgress(engine), now, grace)
     loop = RepairLoop(
         engine,
-        AddressRepair(addresses, uses, ipam, journal, InProgress(engine), now, grace),
+        repair,
         NetworkRepair(networks, registry, network, segments, guards, links, InProgress(engine), grace),
         online,
         poke,
@@ -104,10 +108,14 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     plugins.ipam.api.register(plugin, ipam)
     announcer.start()
     loop.start()
-    REGISTRY.register(meter)
+    meters = (meter, Gauges(pools.families, lambda: pools.look(addresses, journal, repair.conflicts)))
+    for one in meters:
+        REGISTRY.register(one)
+    exporter.start(config, "network")
 
     def stop() -> None:
-        REGISTRY.unregister(meter)
+        for one in meters:
+            REGISTRY.unregister(one)
         loop.stop()
         overlay.close()
         limits.close()

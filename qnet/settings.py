@@ -285,7 +285,7 @@ class Client(msgspec.Struct, frozen=True):
 
 class Metrics(msgspec.Struct, frozen=True):
     """Where each daemon serves its Prometheus metrics, besides `GET /metrics` on its unix socket. On an address that is
-    not loopback only by TLS, with `agent.cert`, to holders of a certificate of `agent.ca`. Empty: nowhere else."""
+    not loopback only by TLS, with `agent.cert`, to operators' certificates of `agent.ca`. Empty: nowhere else."""
 
     network: Annotated[Listen, says("`qnet-network`.")] = "127.0.0.1:9470"
     volume: Annotated[Listen, says("`sharedfs`.")] = "127.0.0.1:9471"

@@ -8,17 +8,22 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from qnet import clock, systemd
+from prometheus_client import REGISTRY
+
+from qnet import clock, exporter, metrics, systemd
 from qnet.connect import open_store
 from qnet.errors import InvalidRequest, QnetError
+from qnet.metrics import Gauges
 from qnet.settings import Scheduler, Settings
 from qnet.store.base import Store
 from qnet.store.commit import GroupCommit
 from qnet.store.recipes import LeaseKeeper
+from scheduler import meter
 from scheduler.addresses import Addresses
-from scheduler.api import Api
+from scheduler.api import KINDS, Api
 from scheduler.audit import Audit
 from scheduler.commit import Desk
 from scheduler.engines import Engines
@@ -72,6 +77,8 @@ def replica(config: Settings) -> Replica:
         raise InvalidRequest(f"scheduler.audit {own.audit}: {error.strerror}") from error
     networks = Networks(store, view, engines, addresses, clock.now)
     stopping = threading.Event()
+    for kind in KINDS:  # from nought: a rise from nothing is none to Prometheus
+        metrics.REFUSED.labels(kind)
 
     def alive(lease: int) -> None:
         if lease:
@@ -114,7 +121,15 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     hosts = Hosts(made.store, made.view, made.desk)
     api = Api(made.view, made.runs, hosts, made.networks, made.audit, made.engines)
     made.start()
-    return create_app(api.routes()), made.stop
+    fleet = Gauges(meter.families, partial(meter.look, made.view))
+    REGISTRY.register(fleet)
+    exporter.start(config, "scheduler")
+
+    def stop() -> None:
+        REGISTRY.unregister(fleet)
+        made.stop()
+
+    return create_app(api.routes()), stop
 
 
 def policy_of(own: Scheduler) -> Policy:

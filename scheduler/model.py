@@ -13,6 +13,7 @@ import msgspec
 from scheduler.rules import Affinity, Constraint, Spread
 
 State: TypeAlias = Literal["ready", "drain", "down"]
+PLACED = "placed"  # the state of a container that is being made
 AUTO = "auto"  # an address: any that is free, or held for the name
 Port: TypeAlias = tuple[str, int]
 """Protocol and number: `("tcp", 80)`. An address of the host is not told apart."""
@@ -144,6 +145,12 @@ class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, g
     def called(self) -> str:
         """Its name on its host's engine, which has none of one character."""
         return called(self.name)
+
+    @property
+    def reached(self) -> dict[str, tuple[str, ...]]:
+        """Its addresses by network: those that are kept for it, else what it has now."""
+        found = {network: (ip,) for network, ip in self.ips.items()}
+        return found | {network: tuple(one.address for one in kept) for network, kept in self.addresses.items() if kept}
 
 
 def called(name: str) -> str:

@@ -11,10 +11,11 @@ import contextlib
 import select
 import socket
 import ssl
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeAlias
 
 Data: TypeAlias = bytes | bytearray | memoryview
+Moved: TypeAlias = Callable[[int], object]
 
 CHUNK = 256 * 1024
 HANDSHAKE = 10.0  # seconds
@@ -245,16 +246,22 @@ async def connect_unix(path: str) -> Plain:
     return stream
 
 
-async def copy(source: Ways, sink: Ways) -> None:
-    """Move all that comes one way, then end it."""
+def unseen(_: int) -> None:
+    """Nobody counts."""
+
+
+async def copy(source: Ways, sink: Ways, moved: Moved = unseen) -> None:
+    """Move all that comes one way, then end it. `moved` hears of how many bytes each time."""
     while data := await source.read():
         await sink.write(data)
+        moved(len(data))
     await sink.end()
 
 
-async def pump(one: Ways, other: Ways) -> None:
-    """Move bytes both ways until both ends have ended theirs. Raises OSError: one broke off."""
-    await both(copy(one, other), copy(other, one))
+async def pump(one: Ways, other: Ways, up: Moved = unseen, down: Moved = unseen) -> None:
+    """Move bytes both ways until both ends have ended theirs; `up` is from the one to the other. Raises OSError: one
+    broke off."""
+    await both(copy(one, other, up), copy(other, one, down))
 
 
 async def both(*ways: Coroutine[Any, Any, None]) -> None:

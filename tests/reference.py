@@ -87,7 +87,7 @@ def metrics_page() -> str:
     told.append(
         "Each daemon serves its own at `GET /metrics` on its unix socket (those of placement and the front: to "
         "operators), as in `curl --unix-socket /run/docker/plugins/qnet.sock http://localhost/metrics`, and where "
-        "`[metrics]` of the [settings](settings.md) says.\n"
+        "`[metrics]` of the [settings](settings.md) says. [What to look at](../monitoring.md).\n"
     )
     rows = [
         (f"`{name}`", metric.type, ", ".join(f"`{label}`" for label in labels), metric.documentation)
@@ -164,7 +164,7 @@ def metrics() -> Mapping[str, tuple[Metric, Sequence[str]]]:
     found: dict[str, tuple[Metric, Sequence[str]]] = {}
     for module, tree in _trees():
         imported = (node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
-        if any(name.startswith("prometheus_client") for name in imported):
+        if any(name.startswith(("prometheus_client", "qnet.metrics")) for name in imported):
             loaded = import_module(module)
             kept = [value for value in vars(loaded).values() if isinstance(value, MetricWrapperBase)]
             listed = list(getattr(loaded, "families", dict)().values())

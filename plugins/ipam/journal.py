@@ -48,6 +48,9 @@ class Journal:
         with self._lock:
             return self._read()
 
+    def __len__(self) -> int:
+        return len(self.entries()) if self._waiting else 0
+
     def replay(self, do: Callable[[Entry], None]) -> int:
         """Do every entry, and forget those that were done. Returns how many; stops when the store is away again, and
         leaves it to another thread that is at it already."""

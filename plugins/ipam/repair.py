@@ -55,6 +55,7 @@ class Repair:
         self._scanned: float | None = None
         self._found: set[tuple[str, IPNetwork]] = set()
         self._reported: set[Place] = set()
+        self.conflicts: frozenset[Place] = frozenset()
         self._settle = Settle(repository, uses, grace, clock)
 
     def run(self, view: Callable[[], EngineView]) -> None:
@@ -76,6 +77,7 @@ class Repair:
             seen = view()
             verdict = self._compare(mine, seen)
         self._sightings = verdict.sightings
+        self.conflicts = frozenset(action.place for action in verdict.actions if action.do == "conflict")
         for action in verdict.actions:
             if not action.takes_away or (action.place, action.observed) in sure:
                 self._act(action)

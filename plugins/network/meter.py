@@ -30,6 +30,7 @@ HEADER = 14  # bytes of Ethernet that devices count, and the packet filter at th
 INTERNAL = "internal"
 TRAFFIC = "qnet_{}_traffic_bytes"
 LIMIT = "qnet_endpoint_limit_bits"
+ENDPOINTS = "qnet_network_endpoints"
 SPLIT = ("direction", "scope")
 MEANINGS = {
     "endpoint": "Traffic of an endpoint; direction: sent or received, scope: internal or external",
@@ -110,6 +111,8 @@ class Meter(Collector):
             for direction, rate in (("sent", one.terms.egress), ("received", one.terms.ingress)):
                 if rate:
                     told["limit"].add_metric((one.id[:12], self._name(known.id), known.tenant, direction), rate)
+        for labels, count in self._counted().items():
+            told["endpoints"].add_metric(labels, count)
         yield from told.values()
 
     def _kernel(self) -> dict[str, int]:
@@ -153,6 +156,14 @@ class Meter(Collector):
         found = ((networks.get(endpoint.network), endpoint) for endpoint in self._repository.endpoints.all())
         return [(network, endpoint) for network, endpoint in found if network and network.mode in BRIDGED]
 
+    def _counted(self) -> Counter[Labels]:
+        """How many endpoints each network has."""
+        found = Counter(endpoint.network for endpoint in self._repository.endpoints.all())
+        shown: Counter[Labels] = Counter()
+        for network in self._repository.networks.all():
+            shown[self._name(network.id), network.tenant] += found[network.id]
+        return shown
+
     def _name(self, network: str) -> str:
         return self._registry.names.get(network, network[:12])
 
@@ -164,7 +175,11 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
         for level, text in MEANINGS.items()
     }
     text = "Limits in force, in bits per second; none is left out"
-    return {**traffic, "limit": GaugeMetricFamily(LIMIT, text, labels=(*LABELS["endpoint"], "direction"))}
+    return {
+        **traffic,
+        "limit": GaugeMetricFamily(LIMIT, text, labels=(*LABELS["endpoint"], "direction")),
+        "endpoints": GaugeMetricFamily(ENDPOINTS, "Endpoints of a network on this host", labels=LABELS["network"]),
+    }
 
 
 def _bare(count: Count) -> int:

@@ -25,6 +25,7 @@ from plugins.volume.repair import Repair
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
 from plugins.volume.traffic import Meters
+from qnet import exporter
 from qnet.clock import now
 from qnet.connect import open_store
 from qnet.engine import Engine, InProgress
@@ -79,6 +80,7 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     api.register(plugin, service)
     meter = Meter(repository, service, host)
     REGISTRY.register(meter)
+    exporter.start(config, "volume")
     repair.start()
 
     def stop() -> None:

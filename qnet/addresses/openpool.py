@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from qnet import schema
 from qnet.addresses.model import IPAddress, IPNetwork, PoolId, Span, number_of, parse_exclusion
@@ -26,6 +27,14 @@ class Stored:
     address: IPAddress
     record: AddressRecord
     revision: int
+
+
+class Figures(NamedTuple):
+    """Addresses of a pool: with a record, those of them that are held, and those that can be handed out at once."""
+
+    used: int
+    held: int
+    free: int
 
 
 class Pools:
@@ -134,6 +143,12 @@ class OpenPool:
         span = pool.handed_out
         with self._lock:
             return capacity(span, self.excluded(pool)) - self._occupancy.count()
+
+    def figures(self) -> Figures:
+        """How full the pool is."""
+        free = max(0, self.room(PoolId(self.tenant, self.subnet)))
+        with self._lock:
+            return Figures(self._occupancy.used(), len(self._held), free)
 
     def hosts(self) -> int:
         """How many hosts use the pool."""

@@ -60,6 +60,10 @@ class Occupancy:
         """How many are not free."""
         return len(self._busy)
 
+    def used(self) -> int:
+        """How many have a record."""
+        return len(self._used)
+
     def is_asking(self) -> bool:
         """Whether a request for any is on its way."""
         return bool(self._asking)

@@ -15,7 +15,8 @@ from typing import Any
 import grpc
 from pyetcd import etcdrpc as rpc
 
-from qnet.errors import Ambiguous, InvalidRequest, Unavailable
+from qnet import metrics
+from qnet.errors import Ambiguous, InvalidRequest, QnetError, Unavailable
 from qnet.store import _etcd_errors as errors
 
 # etcd closes connections that ping more often than every 5 s, or ping without a stream open.
@@ -148,6 +149,17 @@ class Links:
             Unavailable: no endpoint answered, and the request had no effect.
             Ambiguous: it is not known whether the request took effect.
         """
+        try:
+            with metrics.ETCD.labels(name).time():
+                answer = self._call(name, request, what, repeatable)
+        except QnetError as error:
+            metrics.ETCD_ERRORS.labels(name, type(error).__name__).inc()
+            metrics.ETCD_UP.set(not isinstance(error, Unavailable))
+            raise
+        metrics.ETCD_UP.set(1)
+        return answer
+
+    def _call(self, name: str, request: Any, what: str, repeatable: bool) -> Any:
         deadline = time.monotonic() + self.timeout
         reasons: dict[str, str] = {}
         doubtful = False

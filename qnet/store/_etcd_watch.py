@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 from pyetcd import etcdrpc as rpc
 
+from qnet import metrics
 from qnet.errors import InvalidRequest, QnetError, Unavailable
 from qnet.store import _etcd_errors as errors
 from qnet.store._etcd_links import Endpoint, Links
@@ -155,6 +156,8 @@ class WatchHub:
             heard, reason = self._follow(endpoint)
             if self._closing.is_set():
                 return
+            metrics.ETCD_BREAKS.inc()
+            metrics.ETCD_UP.set(heard)
             _log.warning("the watch stream to etcd member %s broke: %s", endpoint.address, reason)
             backoff = _BACKOFF_MIN if heard else min(backoff * 2, _BACKOFF_MAX)
             failed = {index} if heard or len(failed) >= len(order) else failed | {index}
@@ -165,6 +168,8 @@ class WatchHub:
         heard = False
         try:
             for response in self._open(endpoint):
+                if not heard:
+                    metrics.ETCD_UP.set(1)
                 heard = True
                 self._handle(response, endpoint)
         except grpc.RpcError as error:

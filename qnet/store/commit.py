@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from enum import Enum
 from itertools import islice
 
+from qnet import metrics
 from qnet.errors import Ambiguous, Internal, QnetError, Unavailable
 from qnet.store._footprint import MAX_OPS, Batch, Footprint
 from qnet.store.base import OpResult, Transactor, Txn, TxnResult
@@ -80,6 +81,7 @@ class GroupCommit:
         if alone:
             began = time.monotonic()
             error: QnetError | None = None
+            metrics.BATCH.observe(1)
             try:
                 return self._store.txn(txn, repeatable=repeatable)
             except QnetError as failed:
@@ -125,6 +127,7 @@ class GroupCommit:
         try:
             with self._lock:
                 batch = self._board(entry)
+            metrics.BATCH.observe(len(batch))
             error = self._send(batch)
             if len(batch) > 1:
                 time.sleep(0)  # let those just served queue up again, or the next request carries one of them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import docker
 import requests
 
+from qnet import metrics
 from qnet.errors import Conflict, QnetError, Unavailable
 from scheduler.engines import said
 from scheduler.model import Network
@@ -18,7 +20,7 @@ from scheduler.translate import network_body
 
 logger = logging.getLogger(__name__)
 
-LOCAL = "local"
+LOCAL, EVENTS = "local", "events"
 TYPES = ["container", "network", "volume", "image"]
 AWAY = 1.0  # seconds between two tries to follow events
 
@@ -30,6 +32,7 @@ class Dockerd:
         self._url = f"unix://{socket}"
         self._timeout = timeout
         self._version = "auto"
+        self.up = False  # whether it has answered last time
 
     def info(self) -> dict[str, Any]:
         """What it says of itself and the host, with its API's version. Raises Unavailable."""
@@ -107,14 +110,14 @@ class Dockerd:
             stop.wait(AWAY)
 
     def _events(self, began: Callable[[], None]) -> Iterator[Mapping[str, Any]]:
-        with self._client("events") as client:
+        with self._client(EVENTS) as client:
             stream = client.events(decode=True, filters={"type": TYPES})
             began()
             yield from stream
 
     @contextmanager
     def _client(self, what: str) -> Iterator[Any]:
-        client = None
+        client, began, answers = None, time.monotonic(), True
         try:
             client = docker.APIClient(base_url=self._url, version=self._version, timeout=self._timeout)
             self._version = client.api_version
@@ -124,7 +127,11 @@ class Dockerd:
                 raise Conflict(f"engine: {what}: {error.explanation}") from error
             raise Unavailable(f"engine: {what}: {error.explanation}") from error
         except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
+            answers = False
             raise Unavailable(f"engine: {what}: {error}") from error
         finally:
+            self.up = answers
+            if what != EVENTS:  # which are heard for as long as the engine lives
+                metrics.ENGINE.labels(what.partition(" ")[0]).observe(time.monotonic() - began)
             if client is not None:
                 client.close()

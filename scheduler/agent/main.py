@@ -11,15 +11,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from qnet import clock, systemd
+from prometheus_client import REGISTRY
+
+from qnet import clock, exporter, systemd
 from qnet.certificates import peer_of, server_context
 from qnet.connect import open_store
 from qnet.errors import InvalidRequest, QnetError
+from qnet.metrics import Gauges
 from qnet.program import begin, refuse
 from qnet.settings import Settings
 from scheduler.addresses import Addresses
+from scheduler.agent import meter
 from scheduler.agent.dockerd import Dockerd
 from scheduler.agent.networks import ClusterNetworks
 from scheduler.agent.publish import Publisher
@@ -70,6 +75,8 @@ def run(config: Settings, reload: Callable[[], None]) -> None:
         signal.signal(number, lambda *_: stopped.set())
     signal.signal(signal.SIGHUP, lambda *_: reload())
     relay.start()
+    REGISTRY.register(Gauges(meter.families, partial(meter.look, engine)))
+    exporter.start(config, "agent")
     agent.start(ready)
     systemd.watch(lambda: agent.alive() and relay.alive())
     stopped.wait()

@@ -105,6 +105,7 @@ class Publisher:
         else:
             self._tell_foreign(found)
         self._told[found.id] = found
+        metrics.REPORTS.labels("containers").inc()
         if found.running and not (before and before.running):
             # it takes something of this host that whoever decides now may not know of
             self._store.put(key(LEDGERS, self._host), found.id.encode())

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from qnet import schema
+from qnet import metrics, schema
 from qnet.errors import QnetError
+from qnet.listen import parse_listen
 from qnet.settings import Settings
 from qnet.store.base import Store
 from qnet.store.recipes import LeaseKeeper
 from scheduler.agent.dockerd import Dockerd
-from scheduler.agent.relay import parse_listen
 from scheduler.agent.usage import Usage, free_bytes
 from scheduler.model import Machine, Vitals
 from scheduler.translate import net, platform
@@ -74,6 +74,7 @@ class Registration:
         if text != self._written.get(kind):
             self._store.put(key(kind, self._name), text)
             self._written[kind] = text
+            metrics.REPORTS.labels(kind.rstrip("/")).inc()
 
     def _leased(self, lease: int) -> None:
         if lease:

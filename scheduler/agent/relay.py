@@ -13,7 +13,8 @@ import ssl
 import threading
 from collections.abc import Callable
 
-from qnet.errors import InvalidRequest, Unavailable
+from qnet.errors import Unavailable
+from qnet.listen import parse_listen
 from scheduler.streams import Plain, Tls, connect_unix, pump
 
 logger = logging.getLogger(__name__)
@@ -94,11 +95,3 @@ class Relay:
             connection.close()
             if engine is not None:
                 engine.close()
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """HOST:PORT. Raises InvalidRequest."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InvalidRequest(f"{text!r} is no place to listen: HOST:PORT, as in 0.0.0.0:7443")
-    return host.strip("[]"), int(port)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qnet import systemd
+from qnet import metrics, systemd
 from qnet.errors import Conflict, QnetError, Unavailable
 from qnet.settings import Agent as Policy
 from scheduler.agent.collect import collectable
@@ -89,6 +89,7 @@ class Agent:
 
     def _event(self, event: Mapping[str, Any]) -> None:
         kind, actor = event.get("Type"), event.get("Actor") or {}
+        metrics.EVENTS.labels(kind).inc()
         with self._work:
             if kind == "container":
                 self._containers[actor.get("ID", "")] = None

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from qnet import metrics
 from qnet.errors import InvalidRequest
 from scheduler.callers import Caller
 from scheduler.gateway.http import (
@@ -33,6 +34,7 @@ T = TypeVar("T")
 HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "expect", "host", "transfer-encoding"}
 )
+SENT, RECEIVED = metrics.STREAMED.labels("sent"), metrics.STREAMED.labels("received")  # as the client sees it
 LAST_WORDS = 5.0  # seconds that an engine has for its answer after it took no more of the request
 
 
@@ -228,8 +230,9 @@ class Exchange:
         """From here on the connection belongs to the two ends."""
         self.begun, self.lasts, self.relayed = True, False, True
         await self.client.write(answer.raw)
-        with self._upstreams.hangups.of(self.client.stream) as gone:
-            moving = asyncio.ensure_future(pump(self.client, peer))
+        kind = self.path.rpartition("/")[2]  # of a call that an engine has agreed to: attach, start, session, grpc
+        with metrics.STREAMS.labels(kind).track_inprogress(), self._upstreams.hangups.of(self.client.stream) as gone:
+            moving = asyncio.ensure_future(pump(self.client, peer, SENT.inc, RECEIVED.inc))
             try:
                 await asyncio.wait({moving, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if not moving.done():

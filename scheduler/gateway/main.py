@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from qnet import systemd
+from qnet import exporter, systemd
 from qnet.certificates import server_context
 from qnet.errors import InvalidRequest, QnetError
 from qnet.program import begin, refuse
@@ -65,6 +65,7 @@ async def run(config: Settings, reload: Callable[[], None]) -> None:
     server.listen_unix(Path(own.socket), own.group)
     if tls is not None:
         server.listen_tcp(own.listen, tls)
+    exporter.start(config, "gateway")
     made.start()
     watching, stopped = asyncio.gather(system.follow(), system.cut(), services.upstreams.hangups.run()), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qnet import log, metrics
 from qnet.errors import InvalidRequest, QnetError, Unavailable
-from scheduler.agent.relay import parse_listen
+from qnet.listen import parse_listen
 from scheduler.callers import Caller, Forbidden, caller_of
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import ClientGone, Malformed, Peer, Request
@@ -122,7 +122,7 @@ class Server:
                 tls = Tls(plain, context)
                 await tls.handshake()
                 peer, caller = Peer(tls, ClientGone), caller_of(tls.tls, connection.getpeername()[0])
-            with metrics.STREAMS.track_inprogress(), self._counted(caller):
+            with metrics.CONNECTIONS.track_inprogress(), self._counted(caller):
                 await self._requests(peer, caller, None if context is None else IDLE)
         except (OSError, TimeoutError, ClientGone, Forbidden) as error:
             logger.info("a connection ended: %s", error)

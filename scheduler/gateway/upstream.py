@@ -14,8 +14,8 @@ import msgspec
 
 from qnet.certificates import client_context
 from qnet.errors import QnetError, Unavailable
+from qnet.listen import parse_listen
 from qnet.settings import Scheduler
-from scheduler.agent.relay import parse_listen
 from scheduler.gateway.http import JSON, SWITCHING, Answer, Broken, Peer, chunk, request_head
 from scheduler.model import Machine
 from scheduler.streams import Hangups, Stream, Tls, connect, connect_unix

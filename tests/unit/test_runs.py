@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from qnet import schema
+from qnet.listen import parse_listen
 from qnet.schema import PoolRecord
 from qnet.store.base import Store
 from qnet.store.memory import MemoryStore
-from scheduler.agent.relay import parse_listen
 from scheduler.callers import Caller
 from scheduler.model import Container, Orders, Vitals
 from scheduler.view import CONTAINERS, ORDERS, REPLICAS, VITALS, key
