@@ -17,9 +17,10 @@ from scheduler.engines import Engines, ImageMissing
 from scheduler.feasible import said
 from scheduler.hosts import HostChange, Hosts, HostView
 from scheduler.images import PullAsked, pull
-from scheduler.model import Container, Port
+from scheduler.model import PLACED, Container, Port
 from scheduler.networks import NetworkAsked, Networks, NetworkView
 from scheduler.runs import Ran, Run, Runs
+from scheduler.targets import Target, target
 from scheduler.view import View
 from scheduler.web import Call, Route, Stream
 
@@ -171,6 +172,15 @@ class Api:
             gone = self._runs.remove(name, call.caller.tenant, force=force, volumes=volumes)
         return Removed(gone.name, gone.host)
 
+    def targets(self, call: Call) -> list[Target]:
+        """What containers want Prometheus to fetch."""
+        tenant = self._scope(call)
+        self._view.check()
+        hosts = {machine.name: machine.networks for machine in self._view.machines()}
+        mine = (one for one in self._view.containers() if tenant in ("", one.tenant))
+        found = (target(one, hosts.get(one.host, {})) for one in mine)
+        return sorted((one for one in found if one is not None), key=lambda one: one.labels["container"])
+
     # -- hosts -----------------------------------------------------------------------------------------------
 
     def hosts(self, _: Call) -> list[HostView]:
@@ -296,6 +306,11 @@ class Api:
                 *("DELETE", "/v1/containers/{name}", "Remove a container.", self.remove, Removed),
                 query={"force": "1: though it runs.", "volumes": "1: its anonymous volumes too."},
             ),
+            Route(
+                *("GET", "/v1/targets", "Containers' own metrics, for Prometheus' http_sd_configs.", self.targets),
+                list[Target],
+                query=tenant,
+            ),
             Route("GET", "/v1/hosts", "List hosts.", self.hosts, list[HostView], operators=True),
             Route("GET", "/v1/hosts/{name}", "One host.", self.host, HostView, operators=True),
             Route(
@@ -353,17 +368,15 @@ def _flag(call: Call, name: str) -> bool:
 
 
 def _shown(one: Container) -> ContainerView:
-    addresses = {network: tuple(kept.address for kept in found) for network, found in one.addresses.items()}
-    addresses.update({network: (ip,) for network, ip in one.ips.items() if network not in addresses})
     return ContainerView(
         name=one.name,
         id=one.id,
         host=one.host,
         tenant=one.tenant,
         image=one.image,
-        state=one.state or "placed",
+        state=one.state or PLACED,
         exit=one.exit,
-        addresses=addresses,
+        addresses=one.reached,
         networks=one.networks,
         ports=one.ports,
         volumes=one.volumes,

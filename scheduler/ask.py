@@ -13,6 +13,7 @@ from qnet.errors import InvalidRequest
 from scheduler import policy
 from scheduler.model import AUTO, Network, Request
 from scheduler.rules import GROUP, Rules, is_rule, parse
+from scheduler.targets import scrape
 from scheduler.translate import CLAIM, TENANT, cpus, ports
 from scheduler.translate import NAME as NAME_LABEL
 
@@ -140,6 +141,7 @@ def _labelled(config: dict[str, Any], tenant: str) -> tuple[dict[str, str], Rule
     has no rules among its variables any more."""
     labels, environment = texts(config, "Labels"), _list(config, "Env")
     rules = parse(labels, environment)
+    scrape(labels)
     config["Env"] = [line for line in environment if not is_rule(line)]
     for label in (CLAIM, TENANT, NAME_LABEL):
         labels.pop(label, None)
