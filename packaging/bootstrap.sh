@@ -16,7 +16,7 @@ engines="$build/engines"
 policy=/usr/sbin/policy-rc.d
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 packages=(bsdutils curl etcd-server etcd-client glusterfs-server iproute2 nftables busybox-static fio iperf3 iputils-ping
-    procps openssl python3-venv util-linux xfsprogs xz-utils)
+    procps prometheus openssl python3-venv util-linux xfsprogs xz-utils)
 vm_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring e2fsprogs cpio lz4 openssh-client
     tcpdump)
 package_packages=(debhelper dpkg-dev lintian mmdebstrap debian-archive-keyring systemd-container)
@@ -63,6 +63,7 @@ disable_services() {
             docker.io) units=(docker.service docker.socket containerd.service) ;;
             etcd-server) units=(etcd.service) ;;
             glusterfs-server) units=(glusterd.service) ;;
+            prometheus) units=(prometheus.service) ;;
             *) continue ;;
         esac
         if systemctl disable --quiet "${units[@]}" 2>>"$build/apt.log"; then
