@@ -25,6 +25,7 @@ from qnet.settings import Agent, Settings
 logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds that a client may say nothing
+CONNECTIONS = 64  # at a time
 AGAIN = 5.0  # seconds until a port that was taken is tried again: a daemon's last worker may still have it
 
 
@@ -40,6 +41,21 @@ class _Server(ThreadingWSGIServer):
     and lets in whoever has any certificate of the authority, so tenants too."""
 
     tls: ssl.SSLContext | None = None
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._room = threading.BoundedSemaphore(CONNECTIONS)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for one more connection; else it is closed."""
+        return self._room.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection from its beginning to its end."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer one connection, in its own thread. Raises OSError: it broke off, or is not let in."""

@@ -14,6 +14,7 @@ import pytest
 from qnet import exporter
 from qnet.settings import Agent, Metrics, Settings
 from tests.lab import certificates
+from tests.lab.commands import wait_for
 from tests.lab.model import Layout
 
 
@@ -50,6 +51,29 @@ def test_a_client_that_says_nothing_holds_nobody_up() -> None:
     fetch(f"http://127.0.0.1:{port}/metrics")
     with socket.create_connection(("127.0.0.1", port)):
         assert "qnet_etcd_up" in fetch(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_clients_that_say_nothing_take_so_many_places_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter, "CONNECTIONS", 3)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/metrics"
+    exporter.start(Settings(metrics=Metrics(agent=f"127.0.0.1:{port}")), "agent")
+    for _ in range(5):
+        fetch(url)
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    with pytest.raises(OSError):  # noqa: PT011  (closed or reset)
+        fetch(url)
+    for one in silent:
+        one.close()
+    wait_for("a place", lambda: "qnet_etcd_up" in attempt(url), 3)
+
+
+def attempt(url: str) -> str:
+    """What is served there, nothing if the connection was closed."""
+    try:
+        return fetch(url)
+    except OSError:
+        return ""
 
 
 def test_a_port_that_is_taken_is_told_and_taken_later(
