@@ -6,6 +6,7 @@ that they do not know, so that two adjacent releases can run together. Subnets s
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -28,6 +29,7 @@ VOLUME_MOUNTS = ROOT + "volume-mounts/"
 VOLUME_TRASH = ROOT + "volume-trash/"
 VOLUME_HEALTH = ROOT + "volume-health/"
 VOLUME_LOCKS = ROOT + "volume-locks/"
+RESTORE = ROOT + "restore"
 
 ADDRESS = "address/"
 RESTING = "resting/"
@@ -280,10 +282,35 @@ class TrashRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     moved: bool = False
 
 
+class RestoreRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`restore`: a restore is at work, and keeps the pools that it has taken away, by their keys. No pool is made while
+    it is there."""
+
+    v: int = 1
+    host: str
+    since: str
+    pools: dict[str, msgspec.Raw]
+
+
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 _encoder = msgspec.json.Encoder()
-_decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[msgspec.Struct]] = {}
+
+
+class _Versioned(msgspec.Struct):
+    v: int = 1
+
+
+class _Reader:
+    """Decodes the records of a kind, up to the version that this release writes."""
+
+    def __init__(self, kind: type[msgspec.Struct]) -> None:
+        self.decode = msgspec.json.Decoder(kind).decode
+        fields = {field.name: field.default for field in msgspec.structs.fields(kind)}
+        self.newest: int = fields.get("v", 1)
+
+
+_readers: dict[type[msgspec.Struct], _Reader] = {}
 
 
 def encode(record: msgspec.Struct) -> bytes:
@@ -295,15 +322,29 @@ def decode(data: bytes, kind: type[RecordT], key: str = "") -> RecordT:
     """The record of this kind.
 
     Raises:
-        Internal: the data is not such a record.
+        Internal: the data is not such a record, or one of a later release that this one would misunderstand.
     """
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    reader = _readers.get(kind)
+    if reader is None:
+        reader = _readers[kind] = _Reader(kind)
     try:
-        return decoder.decode(data)  # type: ignore[return-value]
+        record = reader.decode(data)
     except msgspec.MsgspecError as error:
+        _check_version(data, reader.newest, kind, key)
         raise Internal(f"damaged {kind.__name__} in the store{f' at {key}' if key else ''}: {error}") from error
+    if getattr(record, "v", 1) > reader.newest:
+        _check_version(data, reader.newest, kind, key)
+    return record  # type: ignore[return-value]
+
+
+def _check_version(data: bytes, newest: int, kind: type[msgspec.Struct], key: str) -> None:
+    with suppress(msgspec.MsgspecError):
+        found = msgspec.json.decode(data, type=_Versioned).v
+        if found > newest:
+            raise Internal(
+                f"{kind.__name__}{f' at {key}' if key else ''} has version {found}, of a later release of qnet; this "
+                f"one knows up to {newest}: upgrade this host (docs/upgrade.md)"
+            )
 
 
 def subnet_key(subnet: str) -> str:
