@@ -29,6 +29,10 @@ COMMANDS = {
     "top": "plugins.cli.top:top",
     "host": "plugins.cli.hosts:host",
     "config": "plugins.cli.config:config",
+    "init": "plugins.cli.cluster:init",
+    "invite": "plugins.cli.cluster:invite",
+    "join": "plugins.cli.cluster:join",
+    "cert": "plugins.cli.certs:cert",
     "doctor": "plugins.cli.doctor:doctor",
     "completion": "plugins.cli.completion:completion",
 }
