@@ -18,6 +18,7 @@ from qnet.tenants import DEFAULT
 
 logger = logging.getLogger(__name__)
 
+REMOTE_API = "1.41"  # Docker 20.10: to make a client of, before the engine told its own
 ADDRESS_SPACE = "qnet"  # what the IPAM driver calls it, and the network driver knows its subnets by
 VOLUME_DRIVER = "sharedfs"
 BUSY_PATIENCE = 0.25
@@ -77,10 +78,14 @@ class EngineView:
 
 
 class Engine:
-    """The engine behind a unix socket; each call has a deadline of `timeout` seconds."""
+    """The engine behind a unix socket, or with `tls` (authority, certificate, key) that behind an agent at HOST:PORT.
 
-    def __init__(self, socket: str, timeout: float) -> None:
-        self._url = f"unix://{socket}"
+    Each call has a deadline of `timeout` seconds.
+    """
+
+    def __init__(self, socket: str, timeout: float, tls: tuple[str, str, str] | None = None) -> None:
+        self._url = f"tcp://{socket}" if tls else f"unix://{socket}"
+        self._tls = tls
         self._timeout = timeout
         self._version = "auto"  # what both understand, negotiated by the first call
 
@@ -133,7 +138,7 @@ class Engine:
         """
         while not stop.is_set():
             try:
-                client = docker.APIClient(base_url=self._url, version=self._version, timeout=self._timeout)
+                client = self._client(self._timeout)
                 stream = client.events(decode=True, filters=CHANGES)
                 on_event()
                 for _ in stream:
@@ -146,7 +151,7 @@ class Engine:
 
     def _call(self, what: str, call: Callable[[Any], Any], timeout: float | None = None) -> Any:
         try:
-            client = docker.APIClient(base_url=self._url, version=self._version, timeout=timeout or self._timeout)
+            client = self._client(timeout or self._timeout)
             self._version = client.api_version
             try:
                 return call(client)
@@ -156,6 +161,22 @@ class Engine:
             return {}
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             raise Unavailable(f"docker engine at {self._url}: {what}: {error}") from error
+
+    def _client(self, timeout: float) -> Any:
+        if self._tls is None:
+            return docker.APIClient(base_url=self._url, version=self._version, timeout=timeout)
+        if self._version == "auto":
+            first = self._remote(self._tls, timeout, REMOTE_API)
+            self._version = first.version(api_version=False)["ApiVersion"]
+            first.close()
+        return self._remote(self._tls, timeout, self._version)
+
+    def _remote(self, files: tuple[str, str, str], timeout: float, version: str) -> Any:
+        ca, cert, key = files
+        tls = docker.tls.TLSConfig(client_cert=(cert, key), ca_cert=ca, verify=True)
+        client = docker.APIClient(base_url=self._url, tls=tls, version=version, timeout=timeout)
+        client.trust_env = False  # neither proxies nor other authorities than the cluster's; "auto" would ask before
+        return client
 
 
 class Busy(Protocol):

@@ -33,6 +33,8 @@ COMMANDS = {
     "invite": "plugins.cli.cluster:invite",
     "join": "plugins.cli.cluster:join",
     "cert": "plugins.cli.certs:cert",
+    "backup": "plugins.cli.backups:backup",
+    "restore": "plugins.cli.backups:restore",
     "doctor": "plugins.cli.doctor:doctor",
     "completion": "plugins.cli.completion:completion",
 }

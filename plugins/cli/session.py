@@ -19,6 +19,7 @@ from qnet.store.base import Store
 if TYPE_CHECKING:
     from plugins.cli.rest import Rest
     from plugins.network.plan import Link
+    from qnet.engine import EngineView
 
 
 def _connect(config: Etcd) -> AbstractContextManager[Store]:
@@ -31,6 +32,15 @@ def _rest(config: Settings) -> Rest:
     from plugins.cli.rest import Rest
 
     return Rest(config)
+
+
+def _view(config: Settings, url: str) -> EngineView:
+    from qnet.engine import Engine
+
+    docker, own = config.docker, config.scheduler
+    if not url:
+        return Engine(docker.socket, docker.timeout).view()
+    return Engine(url, docker.timeout, (own.ca, own.cert, own.key)).view()
 
 
 def _interactive() -> bool:
@@ -66,6 +76,7 @@ class Session:
     now: Callable[[], str] = clock.now
     interactive: Callable[[], bool] = _interactive
     rest: Callable[[Settings], Rest] = _rest
+    view: Callable[[Settings, str], EngineView] = _view
     features: Callable[[float], Mapping[str, str]] = _features
     links: Callable[[], Mapping[str, Link]] = _links
     forwards: Callable[[int], bool] = _forwards

@@ -151,6 +151,7 @@ class Uses:
 
         Raises:
             Conflict: it overlaps one of `pools`.
+            Unavailable: a restore is at work.
         """
         other = overlapping(ipaddress.ip_network(record.subnet), pools)
         if other is not None:
@@ -160,8 +161,12 @@ class Uses:
             )
         key = schema.pool_key(record.tenant, record.subnet)
         compares = (none_newer(schema.pools_prefix(record.tenant), revision), absent(key), *more.compares)
-        compares += exists(record.tenant)
-        return self._store.txn(Txn(compares, (Put(key, schema.encode(record)), *more.success))).succeeded
+        compares += (absent(schema.RESTORE), *exists(record.tenant))
+        if self._store.txn(Txn(compares, (Put(key, schema.encode(record)), *more.success))).succeeded:
+            return True
+        if self._store.get(schema.RESTORE) is not None:
+            raise Unavailable(f"pool {record.subnet} of tenant {record.tenant}: a restore is at work (qnet restore)")
+        return False
 
     def _make(
         self,
