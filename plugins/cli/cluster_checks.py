@@ -15,7 +15,7 @@ from qnet import schema
 from qnet.addresses.records import describe
 from qnet.engine import Engine, EngineView
 from qnet.errors import Unavailable
-from qnet.schema import AddressRecord, HostRecord
+from qnet.schema import AddressRecord, HostRecord, RestoreRecord
 from qnet.settings import Settings
 from qnet.store.base import Get, KeyValue, Store, Txn
 
@@ -72,6 +72,15 @@ def host_name(store: Store, settings: Settings) -> Iterator[Finding]:
         f"host name {name}: claimed by another machine since {record.since}, or {file} was lost",
         f"give this machine another name ([host] name), or, if no other has it, type: qnet host forget {name}",
     )
+
+
+def restoring(store: Store) -> Iterator[Finding]:
+    """Whether a restore is at work, or has broken off."""
+    kv = store.get(schema.RESTORE)
+    if kv is not None:
+        record = schema.decode(kv.value, RestoreRecord, kv.key)
+        todo = f"if it has broken off, type it again: qnet restore FILE on {record.host}"
+        yield Finding("fail", f"a restore is at work since {record.since}: no address is given out", todo)
 
 
 def conflicts(store: Store, engine: Engine, host: str) -> Iterator[Finding]:

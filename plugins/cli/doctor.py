@@ -79,5 +79,6 @@ def _cluster(store: Store, settings: Settings) -> Iterator[Finding]:
     engine = Engine(settings.docker.socket, settings.docker.timeout)
     yield from found_by("round trip", partial(checks.round_trip, store))
     yield from found_by("host name", partial(checks.host_name, store, settings))
+    yield from found_by("restore", partial(checks.restoring, store))
     yield from found_by("conflicts", partial(checks.conflicts, store, engine, settings.host.name))
     yield from found_by("quarantine", partial(checks.quarantine, store))

@@ -61,10 +61,12 @@ class Place:
             document = tomlkit.parse(self.settings.read_text() if self.settings.exists() else "")
             for section, options in wanted.items():
                 table = document.setdefault(section, tomlkit.table())
+                if not isinstance(table, dict):
+                    raise InvalidRequest(f"settings file {self.settings}: {section} is no section: write [{section}]")
                 for option, value in options.items():
                     table[option] = list(value) if isinstance(value, tuple) else value
             text = tomlkit.dumps(document)
-        except (TOMLKitError, UnicodeDecodeError, TypeError) as error:
+        except (TOMLKitError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"settings file {self.settings} is not TOML: {error}") from error
         put(undo, self.settings, text.encode())
         settings.load(self.settings)

@@ -289,7 +289,7 @@ def _is_others(record: AddressRecord, owner: Owner) -> bool:
 
 
 def _todo(key: str, record: AddressRecord) -> str:
-    if record.kind in ("reservation", "quarantine"):
+    if record.kind in ("reservation", "quarantine") or not record.host:
         return f"free it (qnet address release {_place(key)[1]})"
     return f"remove that container (docker rm -f {record.container or 'CONTAINER'}), or take another backup"
 

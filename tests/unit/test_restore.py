@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from plugins.cli import cluster_checks
 from plugins.cli.app import cli
 from plugins.cli.session import Session
 from plugins.ipam.admin import Admin
@@ -354,6 +355,16 @@ def test_an_address_that_was_given_to_another_since(world: World) -> None:
     assert "in use by container new on host2, but by the backup in use by container box5 on host1" in said
 
 
+def test_an_address_that_is_held_for_another_name_since(world: World) -> None:
+    world.address(5, "host1")
+    file = backed_up(world)
+    held = AddressRecord(kind="held", host="", since=NOW, claim="c", container="shop")
+    world.put(world.key(5), held, lease=world.store.grant(60))
+    said = world.refused("restore", file, "--replace")
+    assert "it is held for the next container called shop, but by the backup in use by container box5" in said
+    assert "qnet address release 10.77.0.5" in said
+
+
 def test_an_address_that_was_given_out_since_stays_given(world: World) -> None:
     """A start may be in progress: its engine does not show it yet."""
     file = backed_up(world)
@@ -516,9 +527,10 @@ def test_one_that_broke_off_is_gone_on_with(world: World) -> None:
 
     world.store = Meddled(2, broken, "10.88.0.0/24")
     assert world.qnet("restore", file, "--replace").exit_code == 1
-    assert world.store.get(schema.RESTORE) is not None
+    assert [one.level for one in cluster_checks.restoring(world.store)] == ["fail"]
     refuses_pools(world.store)
     world.done("restore", file, "--replace")
+    assert list(cluster_checks.restoring(world.store)) == []
     extra = schema.pool_key("default", "10.88.0.0/24")
     assert set(world.content()) == {*before, extra}
 
