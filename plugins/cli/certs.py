@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from plugins.cli import etcd_here
-from plugins.cli.cluster import DAYS_OPTION, known_address, place_of, show_invitation
+from plugins.cli.cluster import DAYS_OPTION, TLS_NAMES, known_address, place_of, show_invitation
 from plugins.cli.hostfiles import SECRET, put, renewed
 from plugins.cli.output import json_option, show_json, show_table
 from plugins.cli.session import Session, pass_session
@@ -55,10 +55,14 @@ def tenant(session: Session, name: str, folder: Path | None, days: int) -> None:
 @cert.command("renew")
 @click.argument("host", default="")
 @click.option("--address", default="", help="With HOST: where it is reached (default: as its agent told last).")
+@TLS_NAMES
 @DAYS_OPTION
 @pass_session
-def renew(session: Session, host: str, address: str, days: int) -> None:
-    """Make this host's certificates anew; with HOST, print a line to paste there that does the same."""
+def renew(session: Session, host: str, address: str, tls_names: str, days: int) -> None:
+    """Make this host's certificates anew; with HOST, print a line to paste there that does the same.
+
+    Its own keep their names; those of HOST have what --tls-names gives.
+    """
     place = place_of(session)
     authority = Authority.load(place.tls)
     if host and host != session.settings.host.name:
@@ -66,7 +70,7 @@ def renew(session: Session, host: str, address: str, days: int) -> None:
             address = address or known_address(store, host)
         if not address:
             raise InvalidRequest(f"no agent of {host} has told where it is reached: give --address")
-        show_invitation(session, authority, host, address, "", (), days)
+        show_invitation(session, authority, host, address, "", tls_names, days)
         return
     pairs = renewed(place, authority, days)
     with ExitStack() as undo:

@@ -7,7 +7,6 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,6 +31,9 @@ FILE = click.Path(exists=True, dir_okay=False, resolve_path=True)
 DAYS_OPTION = click.option(
     "--days", type=click.IntRange(1, 3650), default=DAYS, show_default=True, help="How long its certificates are valid."
 )
+TLS_NAMES = click.option(
+    "--tls-names", default="", metavar="NAME,…", help="More names and addresses that it is reached by."
+)
 NEXT = "  systemctl enable --now qnet.target"
 
 
@@ -48,7 +50,7 @@ def place_of(session: Session) -> Place:
 @click.option("--etcd-ca", type=FILE, help="With another's etcd: its authority,")
 @click.option("--etcd-cert", type=FILE, help="a certificate for qnet,")
 @click.option("--etcd-key", type=FILE, help="and that one's key.")
-@click.option("--tls-names", default="", metavar="NAME,…", help="More names and addresses that it is reached by.")
+@TLS_NAMES
 @DAYS_OPTION
 @click.option("--no-start", is_flag=True, help="Write etcd's settings, and leave it alone.")
 @click.option("--etcd-defaults", type=click.Path(path_type=Path), default=etcd_here.DEFAULTS, hidden=True)
@@ -90,7 +92,7 @@ def init(
     with ExitStack() as undo:
         put(undo, place.tls / "ca.pem", authority.pair.cert_pem)
         put(undo, place.tls / "ca.key", authority.pair.key_pem, 0o600)
-        for role, pair in _pairs(authority, name, address, tls_names.split(",") if tls_names else (), days).items():
+        for role, pair in _pairs(authority, name, address, tls_names, days).items():
             place.put_pair(undo, role, pair, shared=True)
         place.put_pair(undo, "client", authority.issue("operator", f"root@{name}", days=days), shared=False)
         _put_settings(undo, place, name, address, parent, store)
@@ -107,7 +109,7 @@ def init(
 @click.argument("name")
 @click.option("--address", required=True, help="Where other hosts reach it.")
 @click.option("--parent", default="", metavar="LINK", help="Parent of its networks that name none.")
-@click.option("--tls-names", default="", metavar="NAME,…", help="More names and addresses that it is reached by.")
+@TLS_NAMES
 @DAYS_OPTION
 @pass_session
 def invite(session: Session, name: str, address: str, parent: str, tls_names: str, days: int) -> None:
@@ -120,17 +122,16 @@ def invite(session: Session, name: str, address: str, parent: str, tls_names: st
                 f"host {name} is in the cluster: choose another name; for new certificates of that host type qnet cert "
                 f"renew {name} --address ADDRESS, and if it is gone, qnet host forget {name}"
             )
-    names = tls_names.split(",") if tls_names else ()
-    show_invitation(session, authority, name, _address(address), _parent(parent), names, days)
+    show_invitation(session, authority, name, _address(address), _parent(parent), tls_names, days)
 
 
 def show_invitation(
-    session: Session, authority: Authority, name: str, address: str, parent: str, names: Sequence[str], days: int
+    session: Session, authority: Authority, name: str, address: str, parent: str, tls_names: str, days: int
 ) -> None:
     """Print the line on standard output, and what it is beside it."""
     etcd = session.settings.etcd
     own = etcd.ca == place_of(session).files("host")[0]
-    pairs = _pairs(authority, name, address, names, days)
+    pairs = _pairs(authority, name, address, tls_names, days)
     made = Invitation(
         name=name,
         address=address,
@@ -165,6 +166,11 @@ def join(session: Session, force: bool) -> None:
     found = invitation.check(made)
     place = place_of(session)
     ca = found.ca.public_bytes(Encoding.PEM)
+    if (place.tls / "ca.key").exists():
+        raise Conflict(
+            f"this host has the authority of a cluster ({place.tls}/ca.key): qnet cert renew makes its certificates "
+            f"anew; to leave that cluster, move {place.tls} away"
+        )
     if place.initialised and not force:
         _check_same(session, place, ca, made.name)
     for file in filter(None, made.etcd_files):
@@ -216,13 +222,11 @@ def _check_same(session: Session, place: Place, ca: bytes, name: str) -> None:
             f"this host is {here} of {'this' if same else 'another'} cluster already ({place.tls}): stop qnet "
             f"(systemctl stop qnet.target), remove its containers, and add --force to make it {name}"
         )
-    if (place.tls / "ca.key").exists():
-        raise Conflict(f"this host has the cluster's authority ({place.tls}/ca.key): type qnet cert renew")
 
 
-def _pairs(authority: Authority, name: str, address: str, more: Sequence[str], days: int) -> dict[str, Pair]:
+def _pairs(authority: Authority, name: str, address: str, more: str, days: int) -> dict[str, Pair]:
     """What every host has. The name by which etcd knows its clients is the host's only."""
-    names = (name, address, *(one.strip() for one in more))
+    names = (name, address, *filter(None, map(str.strip, more.split(","))))
     return {
         "host": authority.issue("host", name, (*names, STORE_CLIENT), days),
         "scheduler": authority.issue("scheduler", name, names, days),

@@ -40,6 +40,13 @@ SHOWN = 20
 Ask = Callable[[str, str], EngineView]
 
 
+class TakenOver(Conflict):
+    """Another restore has begun, and goes on with this one's work."""
+
+    def __str__(self) -> str:
+        return "another restore has begun meanwhile, and goes on with this one's work"
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """What a restore did, or would do."""
@@ -88,9 +95,15 @@ class Restore:
                 if self._write(gate, changes, there):
                     self._open(gate)
                     return Done(len(changes), merged.added)
+        except TakenOver:
+            raise
         except (Conflict, NotFound):
             self._give_back(gate)
             raise
+        except Unavailable as error:
+            raise Unavailable(
+                f"{error}; the restore has broken off, and no address is given out: type it again"
+            ) from error
         self._give_back(gate)
         raise Unavailable("the store kept changing: stop who works with containers now, then type it again")
 
@@ -151,7 +164,7 @@ class Restore:
 
     def _open(self, gate: KeyValue) -> None:
         if not self._store.txn(Txn((unchanged(gate),), (Delete(gate.key),))).succeeded:
-            raise _taken_over()
+            raise TakenOver
 
     def _give_back(self, gate: KeyValue) -> None:
         """The pools as they were, then an open gate. Nothing else was written, or it was already the backup's."""
@@ -170,13 +183,9 @@ class Restore:
             if not self._store.txn(Txn(guards, tuple(ops))).succeeded:
                 now = self._store.get(gate.key)
                 if now is None or now.mod_revision != gate.mod_revision:
-                    raise _taken_over()
+                    raise TakenOver
                 return False
         return True
-
-
-def _taken_over() -> Unavailable:
-    return Unavailable("another restore has begun meanwhile, and goes on with this one's work")
 
 
 def _values(there: Mapping[str, KeyValue]) -> dict[str, bytes]:

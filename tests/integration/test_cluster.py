@@ -201,6 +201,7 @@ def test_another_host_joins_by_one_line_and_again_by_the_same(site: Site) -> Non
     assert "this host is host2 of this cluster already" in said
     assert "--force to make it host3" in said
     site.qnet("host2", "join", "--force", text=other)
+    assert "has the authority of a cluster" in site.refused("host1", "join", "--force", text=other)
     assert 'name = "host3"' in site.config("host2").read_text()
 
 

@@ -526,7 +526,7 @@ def test_one_that_broke_off_is_gone_on_with(world: World) -> None:
         raise Unavailable("etcd is away")
 
     world.store = Meddled(2, broken, "10.88.0.0/24")
-    assert world.qnet("restore", file, "--replace").exit_code == 1
+    assert "no address is given out: type it again" in world.qnet("restore", file, "--replace").stderr
     assert [one.level for one in cluster_checks.restoring(world.store)] == ["fail"]
     refuses_pools(world.store)
     world.done("restore", file, "--replace")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from tests.e2e.placement.fleet import Fleet
 from tests.lab.commands import wait_for
 from tests.lab.host import Host
 
-NUMBER = 12
+NUMBER, RESTORES = 12, 5
 
 
 @pytest.fixture
@@ -135,3 +137,38 @@ def test_what_began_after_the_backup(pair: Fleet, tmp_path: Path) -> None:
     wait_for("the record of a container that is gone to be freed", lambda: "10.77.0.60" not in recorded(pair), 20)
     assert have(pair) == {"fresh": "10.77.0.61"}
     assert json.loads(pair.qnet("pool", "ls", "--json").stdout)[0]["subnet"] == kit.SUBNET
+
+
+def test_a_restore_while_containers_come_and_go(pair: Fleet, tmp_path: Path) -> None:
+    """Whatever a start meets of it, in the end no address is given twice and the records agree with the engines."""
+    kit.run(pair.hosts[0], "web1")
+    file = tmp_path / "backup"
+    pair.qnet("backup", str(file))
+    over = threading.Event()
+
+    def churn(number: int) -> int:
+        host, began = pair.hosts[number % 2], 0
+        while not over.is_set():
+            name = f"c{number}-{began}"
+            if host.docker(*kit.run_args(name), check=False).returncode:
+                host.docker("rm", "-f", name, check=False)
+            elif began % 2:
+                host.docker("rm", "-f", name)
+            began += 1
+        return began
+
+    with ThreadPoolExecutor(6) as threads:
+        churning = [threads.submit(churn, number) for number in range(6)]
+        try:
+            ends = [pair.qnet("restore", str(file), "--replace", check=False).returncode for _ in range(RESTORES)]
+        finally:
+            over.set()
+        assert all(one.result() > 1 for one in churning)
+    assert 0 in ends
+    assert not any("/restore" in key for key in kit.records(pair.lab))
+    running = have(pair)
+    assert len(running) > len(churning)
+    pair.agree()
+    assert {text: (host, name) for text, (host, name) in recorded(pair).items() if name in running} == {
+        text: (host.name, name) for host in pair.hosts for name in pair.on(host.name) if (text := running[name])
+    }
