@@ -1,0 +1,98 @@
+"""Two machines as a fleet, and the guide that made them one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.commands import Result, run, wait_for
+from tests.lab.model import LabError
+from tests.package.guides import Step, steps
+from tests.package.machine import Machine
+
+UNITS = ("qnet-network", "sharedfs", "qnet-agent", "qnet-scheduler", "qnet-gateway")
+FRONT = "docker -H unix:///run/qnet/docker.sock"
+LEFT_FOR_LATER = ("Remove",)
+GUIDED = 180.0  # seconds that a command of the guide may take
+
+
+class Site:
+    """See the module. Made once: its machines have gone through the whole guide, but for what removes qnet."""
+
+    def __init__(self, machines: list[Machine], package: Path) -> None:
+        self.machines = machines
+        self.first, self.second = machines
+        self.said: list[tuple[Step, Result]] = []
+        self._invitation = ""
+        self._loaded = False
+        for machine in machines:
+            machine.sh("echo kept >/root/kept")
+            shutil.copy(package, machine.files / "root" / package.name)
+        for step in steps("install.md"):
+            if step.heading not in LEFT_FOR_LATER:
+                self.said.append((step, self.type(step)))
+
+    def type(self, step: Step) -> Result:
+        """Do what a guide says. Raises LabError: it fails."""
+        machine = next(one for one in self.machines if one.name == step.host)
+        command = step.command.replace("10.0.0.", "10.99.0.").replace("IMAGE", "busybox sleep 1d")
+        command = command.replace(
+            "apt install", "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends"
+        )
+        command = command.replace("apt remove", "DEBIAN_FRONTEND=noninteractive apt-get remove -y")
+        if "| qnet join" in command:
+            command = self._invitation
+        if "docker -H" in command and not self._loaded:
+            self._load()
+        done = machine.sh(f"cd /root; {command}", timeout=GUIDED)
+        if command.startswith("qnet invite"):
+            self._invitation = next(line.strip() for line in done.stdout.splitlines() if "| qnet join" in line)
+        return done
+
+    def _load(self) -> None:
+        """The image that containers are made of: no registry is within reach."""
+        for machine in self.machines:
+            machine.docker("load", "-i", "/root/busybox.tar")
+        self._loaded = True
+
+    def wait_ready(self) -> None:
+        """Until both hosts can be placed on."""
+
+        def ready() -> bool:
+            told = self.first.sh("qnet host ls", check=False).stdout.splitlines()[1:]
+            return len(told) == len(self.machines) and all(" ready " in line for line in told)
+
+        wait_for("both hosts ready", ready, 60, 0.5)
+
+    @contextmanager
+    def container(self, machine: Machine, name: str, *words: str) -> Iterator[str]:
+        """A container on a machine's own engine, in network web; gives its address."""
+        machine.docker("run", "-d", "--network", "web", "--name", name, *words)
+        try:
+            shown = machine.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
+            yield shown.stdout.strip()
+        finally:
+            machine.docker("rm", "-fv", name, check=False)
+
+
+def settle(machine: Machine, unit: str, state: str, within: float = 30) -> None:
+    """Wait until systemd says this of a unit. Raises LabError."""
+    try:
+        wait_for(f"{unit} {state} on {machine.name}", lambda: machine.active(unit) == state, within, 0.2)
+    except LabError as error:
+        raise LabError(f"{error}\n{machine.journal(unit, 40)}") from None
+
+
+def rebuilt(package: Path, version: str, folder: Path) -> Path:
+    """The same package under another version."""
+    run(["dpkg-deb", "-R", package, folder / "tree"], timeout=120)
+    control = folder / "tree/DEBIAN/control"
+    lines = [
+        f"Version: {version}" if line.startswith("Version:") else line for line in control.read_text().splitlines()
+    ]
+    control.write_text("\n".join(lines) + "\n")
+    made = folder / f"qnet_{version}_amd64.deb"
+    run(["dpkg-deb", "-Znone", "-b", folder / "tree", made], timeout=120)
+    return made

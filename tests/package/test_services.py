@@ -1,0 +1,165 @@
+"""Services under systemd: sockets that wait, restarts that nobody notices, watchdogs, settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.lab.commands import wait_for
+from tests.package.machine import Machine
+from tests.package.site import UNITS, Site, settle
+
+STOPS_WITHIN = 5.0  # seconds
+WAITS = {"etcd": "etcd is unreachable", "docker": "engine"}
+
+
+@contextmanager
+def changed_unit(machine: Machine, unit: str, *lines: str) -> Iterator[None]:
+    """A unit with settings of `[Service]` over its own, restarted."""
+    folder = machine.files / f"etc/systemd/system/{unit}.service.d"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "test.conf").write_text("\n".join(("[Service]", *lines)) + "\n")
+    machine.sh(f"systemctl daemon-reload; systemctl restart {unit}")
+    try:
+        yield
+    finally:
+        machine.sh(f"rm -r /etc/systemd/system/{unit}.service.d; systemctl daemon-reload; systemctl restart {unit}")
+
+
+@contextmanager
+def changed_settings(machine: Machine, old: str, new: str) -> Iterator[None]:
+    """The settings with a line in place of another."""
+    file = machine.files / "etc/qnet/qnet.toml"
+    before = file.read_text()
+    assert old in before
+    file.write_text(before.replace(old, new, 1))
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+def workers(machine: Machine, unit: str) -> list[str]:
+    """The processes of a daemon that serve; not those that watch over them."""
+    listed = machine.sh(f"pgrep -f '^/opt/qnet/bin/python3 /opt/qnet/bin/{unit}'").stdout.split()
+    return listed[-1:]
+
+
+def test_an_engine_whose_plugins_are_stopped_waits_for_them(site: Site) -> None:
+    machine = site.first
+    machine.sh("systemctl stop qnet-network.service sharedfs.service")
+    assert machine.active("qnet-network.socket") == machine.active("sharedfs.socket") == "active"
+    with site.container(machine, "woken", "busybox", "sleep", "1d") as address:
+        assert address.startswith("10.77.0.")
+    machine.docker("volume", "ls")
+    assert "sharedfs" in machine.docker("volume", "create", "-d", "sharedfs", "woken").stdout + "sharedfs"
+    machine.docker("volume", "rm", "woken")
+    settle(machine, "qnet-network.service", "active")
+    settle(machine, "sharedfs.service", "active")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_service_stops_in_five_seconds(site: Site, unit: str) -> None:
+    began = time.monotonic()
+    site.first.sh(f"systemctl stop {unit}.service")
+    took = time.monotonic() - began
+    assert site.first.shown(unit, "Result")["Result"] == "success"
+    site.first.sh(f"systemctl start {unit}.service")
+    settle(site.first, unit, "active")
+    assert took < STOPS_WITHIN
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_daemon_that_hangs_is_restarted_by_its_watchdog(site: Site, unit: str) -> None:
+    machine = site.first
+    with changed_unit(machine, unit, "WatchdogSec=4"):
+        restarts = int(machine.shown(unit, "NRestarts")["NRestarts"])
+        time.sleep(6)
+        assert int(machine.shown(unit, "NRestarts")["NRestarts"]) == restarts  # who lives is left alone
+        (pid,) = workers(machine, unit)
+        machine.sh(f"kill -STOP {pid}")
+        wait_for(
+            f"restart of {unit}",
+            lambda: int(machine.shown(unit, "NRestarts")["NRestarts"]) > restarts,
+            40,
+            0.5,
+        )
+        settle(machine, unit, "active")
+        assert "watchdog" in machine.sh(f"journalctl --no-pager -u {unit} -n 60").stdout.lower()
+
+
+def test_wrong_settings_end_a_daemon_with_the_line_and_are_not_tried_again(site: Site) -> None:
+    machine = site.first
+    with changed_settings(machine, "[etcd]\n", "[etcd]\ntimeout = 9\n"):
+        line = (machine.files / "etc/qnet/qnet.toml").read_text().splitlines().index("timeout = 9") + 1
+        restarted = machine.sh("systemctl restart qnet-scheduler", check=False)
+        assert restarted.returncode != 0
+        time.sleep(3)
+        shown = machine.shown("qnet-scheduler", "ActiveState", "ExecMainStatus", "NRestarts")
+        assert (shown["ActiveState"], shown["ExecMainStatus"]) == ("failed", "78")
+        told = machine.journal("qnet-scheduler", 10)
+        assert f"/etc/qnet/qnet.toml line {line}: etcd.timeout is 9" in told
+        assert machine.sh("qnet config check", check=False).returncode == 1
+    machine.sh("systemctl restart qnet-scheduler")
+    settle(machine, "qnet-scheduler", "active")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_settings_are_read_again_on_reload(site: Site, unit: str) -> None:
+    machine = site.first
+    level = '# level = "info"\n'
+    pid = machine.shown(unit, "MainPID")["MainPID"]
+    with (
+        changed_settings(machine, level, 'level = "debug"\n'),
+        changed_settings(machine, "[etcd]\n", "[etcd]\ntimeout = 3.5\n"),
+    ):
+        machine.sh(f"systemctl reload {unit}")
+        wait_for("its word", lambda: "restart" in machine.journal(unit, 20), 10, 0.2)
+        told = machine.journal(unit, 30)
+        assert "in force: log.level" in told
+        assert f"need a restart (systemctl restart {unit}): etcd.timeout" in told
+    with changed_settings(machine, "[etcd]\n", "[etcd]\ntimeout = 99\n"):
+        machine.sh(f"systemctl reload {unit}")
+        wait_for("its refusal", lambda: "the settings stay as they are" in machine.journal(unit, 20), 10, 0.2)
+    machine.sh(f"systemctl reload {unit}")
+    assert machine.shown(unit, "MainPID")["MainPID"] == pid
+    assert machine.active(unit) == "active"
+
+
+@pytest.mark.parametrize("away", ["etcd", "docker"])
+def test_daemons_start_without_what_they_need_and_say_what_it_is(site: Site, away: str) -> None:
+    machine = site.first
+    units = UNITS if away == "etcd" else ("qnet-network", "qnet-agent")
+    stop = "systemctl stop docker.socket docker" if away == "docker" else "systemctl stop etcd"
+    machine.sh(stop)
+    try:
+        machine.sh(f"systemctl restart {' '.join(units)}", timeout=90)
+        for unit in units:
+            assert machine.active(unit) == "active"
+            status = machine.shown(unit, "StatusText")["StatusText"]
+            assert status.startswith("waiting: "), f"{unit}: {status}"
+            assert WAITS[away] in status
+    finally:
+        machine.sh(f"systemctl start {away}")
+    for unit in units:
+        wait_for(
+            f"{unit} serving", lambda unit=unit: machine.shown(unit, "StatusText")["StatusText"] == "serving", 60, 0.5
+        )
+    site.wait_ready()
+
+
+def test_a_daemon_that_fails_again_and_again_is_started_after_longer_and_longer_pauses(site: Site) -> None:
+    machine, unit = site.first, "qnet-scheduler"
+    pauses = []
+    for _ in range(3):
+        began = time.monotonic()
+        restarts = int(machine.shown(unit, "NRestarts")["NRestarts"])
+        machine.sh(f"kill -KILL {machine.shown(unit, 'MainPID')['MainPID']}")
+        wait_for("a restart", lambda n=restarts: int(machine.shown(unit, "NRestarts")["NRestarts"]) > n, 20, 0.1)
+        settle(machine, unit, "active")
+        pauses.append(time.monotonic() - began)
+    assert pauses[2] > pauses[0] + 1
+    assert f"{unit}.service failed again" in machine.sh(f"journalctl --no-pager -u {unit} -n 60").stdout
