@@ -30,7 +30,7 @@ def build() -> Path:
         if not stamp.exists() or stamp.read_text() != recipe:
             stamp.unlink(missing_ok=True)
             run(["rm", "-rf", "--one-file-system", ROOT], timeout=120)
-            install(ROOT, PACKAGES.split())
+            install(ROOT, PACKAGES.split(), leave_out=["locale"])
             run(["systemctl", f"--root={ROOT}", "--quiet", "disable", *DISABLED])
             run(["systemctl", f"--root={ROOT}", "--quiet", "mask", *MASKED])
             (ROOT / "etc/docker").mkdir(exist_ok=True)

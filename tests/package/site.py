@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab.commands import Result, run, wait_for
+from tests.lab.image import import_args, tarball
 from tests.lab.model import LabError
 from tests.package.guides import Step, steps
 from tests.package.machine import Machine
@@ -53,8 +54,10 @@ class Site:
 
     def _load(self) -> None:
         """The image that containers are made of: no registry is within reach."""
+        self.wait_ready()
         for machine in self.machines:
-            machine.docker("load", "-i", "/root/busybox.tar")
+            tar = str(tarball("busybox"))
+            machine.docker(*("/root/busybox.tar" if word == tar else word for word in import_args("busybox")))
         self._loaded = True
 
     def wait_ready(self) -> None:

@@ -71,15 +71,15 @@ def _say(what: str) -> None:
     print(f"virtual machines' image: {what}", file=sys.stderr, flush=True)
 
 
-def install(root: Path, packages: Sequence[str]) -> None:
-    """Debian 12 with these packages, from where the machine's own apt has it."""
+def install(root: Path, packages: Sequence[str], leave_out: Sequence[str] = ("man", "doc", "locale")) -> None:
+    """Debian 12 with these packages, from where the machine's own apt has it, without these folders of /usr/share."""
     wanted = ("Created-By: Packages", "Origin: Debian")
     listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", *wanted]).stdout
     lines = [line for line in listed.splitlines() if line.split()[1].partition("-")[0] == DEBIAN]
     if not lines:
         raise LabError(f"apt knows no sources of Debian {DEBIAN}: add them and run apt-get update")
-    leave_out = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "doc", "locale")]
-    options = ["--quiet", "--mode=root", "--variant=minbase", '--aptopt=APT::Install-Recommends "false"', *leave_out]
+    without = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in leave_out]
+    options = ["--quiet", "--mode=root", "--variant=minbase", '--aptopt=APT::Install-Recommends "false"', *without]
     sources = [f"deb [signed-by={KEYRING}] {line}" for line in lines]
     include = f"--include={','.join(packages)}"
     run(["mmdebstrap", *options, include, DEBIAN, root, *sources], timeout=900)
