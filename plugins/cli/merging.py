@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
@@ -220,11 +221,15 @@ def _check_pools(merged: Merged) -> None:
             record = schema.decode(value, PoolRecord, key)
             by_tenant.setdefault(record.tenant, []).append(record.subnet)
     for tenant, subnets in by_tenant.items():
-        parsed = [parse_subnet(text) for text in subnets]
-        for number, subnet in enumerate(parsed):
-            if (other := overlapping(subnet, parsed[:number])) is not None:
+        parsed = sorted(
+            map(parse_subnet, subnets), key=lambda net: (net.version, int(net.network_address), net.prefixlen)
+        )
+        for one, other in pairwise(
+            parsed
+        ):  # subnets lie in each other or apart: one that overlaps any does its neighbour
+            if overlapping(other, (one,)) is not None:
                 merged.problems.append(
-                    f"pools {other} and {subnet} of tenant {tenant} overlap: remove the networks of that which is not "
+                    f"pools {one} and {other} of tenant {tenant} overlap: remove the networks of that which is not "
                     f"in the backup"
                 )
 
