@@ -95,7 +95,7 @@ def test_shells_complete_and_manuals_open(site: Site) -> None:
 
 def test_the_package_says_what_is_in_it(site: Site) -> None:
     listed = json.loads((site.first.files / "usr/share/doc/qnet/sbom.json").read_text())
-    named = {(part["name"].lower(), part["version"]) for part in listed["components"]}
+    named = {(part["name"].lower().replace("_", "-"), part["version"]) for part in listed["components"]}
     pinned = re.findall(r"^([a-z0-9.-]+)==([^ ]+)", (PROJECT / "packaging/runtime.lock").read_text(), re.MULTILINE)
     assert named >= {(name.lower(), version) for name, version in pinned}
     assert str(PROJECT) not in json.dumps(listed)

@@ -110,7 +110,7 @@ def test_wrong_settings_end_a_daemon_with_the_line_and_are_not_tried_again(site:
 @pytest.mark.parametrize("unit", UNITS)
 def test_settings_are_read_again_on_reload(site: Site, unit: str) -> None:
     machine = site.first
-    level = '# level = "info"\n'
+    level = '#level = "info"\n'
     pid = machine.shown(unit, "MainPID")["MainPID"]
     with (
         changed_settings(machine, level, 'level = "debug"\n'),
