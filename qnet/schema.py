@@ -14,6 +14,7 @@ import msgspec
 from qnet.errors import Internal
 
 ROOT = "/qnet/v1/"
+PLACEMENT = ROOT + "placement/"
 POOLS = ROOT + "pools/"
 CONTENTS = ROOT + "contents/"
 HOSTS = ROOT + "hosts/"
@@ -115,8 +116,9 @@ class AddressRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
 
     `claim` is unique to each time the address is given out; `engine` is the engine instance that asked last;
     `asked` tells that the address was asked for by itself (`--ip`) or for a container's name, so it outlives a stop.
-    `placement`: the claim of the placed container that it belongs to; placement gives it back, nobody else. Held for a
-    name that no container has now, `host` is empty and the record ends with its lease.
+    `placement`: the claim of the placed container that it belongs to; placement gives it back, nobody else. `request`:
+    the id of the request that placed it, as it stands in logs. Held for a name that no container has now, `host` is
+    empty and the record ends with its lease.
     """
 
     v: int = 1
@@ -133,6 +135,7 @@ class AddressRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     container_id: str = ""
     note: str = ""
     placement: str = ""
+    request: str = ""
 
 
 class MacRecord(msgspec.Struct, frozen=True, kw_only=True):

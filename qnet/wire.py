@@ -82,7 +82,10 @@ class Plugin:
                 arguments = decoder.decode(body)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise InvalidRequest(f"{path}: {error or 'nested too deep'}") from error
-            return handler(arguments)
+            own, answered = log.current(), handler(arguments)
+            if log.current() != own:  # it is about what a request has asked for elsewhere
+                logger.info("%s answered", path, extra=log.fields(**_words(arguments)))
+            return answered
 
         self._route(path, answer)
 
@@ -101,6 +104,10 @@ class Plugin:
                     return _failed(name, error)
 
         self.app.add_url_rule(path, endpoint=name, view_func=view, methods=["POST"])
+
+
+def _words(arguments: msgspec.Struct) -> dict[str, str]:
+    return {name: text for name in arguments.__struct_fields__ if isinstance(text := getattr(arguments, name), str)}
 
 
 def caller_instance() -> str:

@@ -176,6 +176,7 @@ class Addresses:
             asked=True,
             container=made.called,
             placement=made.claim,
+            request=made.request,
             note=AGAIN if stored else "",
         )
         ops: tuple[Op, ...] = (Put(key, schema.encode(record)),)
@@ -196,7 +197,16 @@ class Addresses:
 def _held(record: AddressRecord) -> AddressRecord:
     """For the next container of the name."""
     return changed(
-        record, kind="held", host="", engine="", network="", endpoint="", mac="", container_id="", placement=""
+        record,
+        kind="held",
+        host="",
+        engine="",
+        network="",
+        endpoint="",
+        mac="",
+        container_id="",
+        placement="",
+        request="",
     )
 
 

@@ -8,7 +8,7 @@ from logging.handlers import WatchedFileHandler
 
 import msgspec
 
-from qnet.log import request_id
+from qnet import log
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,6 +35,7 @@ class Audit:
         self._log.propagate = not file
         for handler in list(self._log.handlers):
             self._log.removeHandler(handler)
+            handler.close()
         if file:
             handler = WatchedFileHandler(file)
             handler.setFormatter(logging.Formatter("%(message)s"))
@@ -42,5 +43,5 @@ class Audit:
 
     def note(self, who: str, did: str, what: str, tenant: str = "", where: str = "", result: str = "done") -> None:
         """Write a line."""
-        entry = Entry(self._now(), who, did, what, tenant, where, result, request_id.get())
+        entry = Entry(self._now(), who, did, what, tenant, where, result, log.current())
         self._log.info("%s", msgspec.json.encode(entry).decode())

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from qnet import schema
+from qnet import log, schema
 from qnet.errors import Ambiguous, Conflict, Exhausted, Unavailable
 from qnet.store.base import Delete, Event, Get, KeyValue, Put, Store, Transactor, Txn, absent
 from scheduler.addresses import Addresses, Offer
@@ -189,7 +189,8 @@ class Desk:
 
     def _try(self, request: Request, decision: Decision, claim: str) -> Container | None:
         """The container if this could be written; None: something has changed."""
-        made = msgspec.structs.replace(request.on(decision.host), claim=claim, since=self._now(), by=self._replica)
+        fresh = {"claim": claim, "since": self._now(), "by": self._replica, "request": log.current()}
+        made = msgspec.structs.replace(request.on(decision.host), **fresh)
         offers = self._offers(made, request)
         try:
             kept = {network: tuple(offer.kept for offer in found) for network, found in offers.items()}

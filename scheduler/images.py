@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from qnet import log
 from qnet.errors import Exhausted, InvalidRequest, QnetError
 from scheduler.ask import IMAGE
 from scheduler.engines import Engines
@@ -74,7 +75,7 @@ def _pull(engines: Engines, hosts: list[Machine], asked: PullAsked) -> Iterator[
 
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pull") as crew:
         for host in hosts:
-            crew.submit(one, host)
+            crew.submit(log.carried(one), host)
         left = len(hosts)
         while left:
             part = told.get()

@@ -38,7 +38,8 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True, gc=
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A host as its agent registered it: what seldom changes.
 
-    `url`: where its agent takes calls for the engine, HOST:PORT; `engine` and `api` are versions. `trouble`: its parts
+    `url`: where its agent takes calls for the engine, HOST:PORT; `engine` and `api` are versions,
+    `qnet` is that of its agent. `trouble`: its parts
     that do not work. `parents`: links, and names for links, that networks can stand on. `networks` by name. `volumes`:
     those that are on this host only. `tenants`: who may use it; nobody named: everybody. `pids` 0: no limit.
     """
@@ -51,6 +52,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     url: str = ""
     engine: str = ""
     api: str = ""
+    qnet: str = ""
     since: str = ""
     state: State = "ready"
     trouble: tuple[str, ...] = ()
@@ -113,7 +115,7 @@ class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, g
     `claim` is unique to each time that it is placed; empty: somebody else than qnet made it. `by`: the replica that
     makes it, empty when it is made. `id` is the engine's, `state` too. `addresses`: those that are kept for it, by
     network; `ips`: what it has now. `hold`: seconds for which they are held for its name when it is removed. `group`:
-    what it is spread with.
+    what it is spread with. `request`: the id of the request that placed it, as it stands in logs.
     """
 
     v: int = 1
@@ -140,6 +142,7 @@ class Container(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, g
     volumes: tuple[str, ...] = ()
     labels: Mapping[str, str] = {}
     group: str = ""
+    request: str = ""
 
     @property
     def called(self) -> str:

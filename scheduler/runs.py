@@ -7,10 +7,12 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from qnet import log
 from qnet.errors import Conflict, InvalidRequest, NotFound, QnetError, Unavailable
 from scheduler import translate
 from scheduler.ask import NAME, Asked, Known, Wish, ask, with_addresses
@@ -82,9 +84,9 @@ class Runs:
         """
         asked = self.asked(run)
         if len(asked) == 1:
-            found = [self._one(run, asked[0], done)]
+            found = [self._one(run, done, asked[0])]
         else:
-            found = list(self._crew.map(lambda one: self._one(run, one, done), asked))
+            found = list(self._crew.map(log.carried(partial(self._one, run, done)), asked))
         return found
 
     def explain(self, run: Run) -> list[Verdict]:
@@ -155,7 +157,7 @@ class Runs:
                 raise InvalidRequest(f"spread over {spread.label}: no host has that label; see qnet host ls")
         return asked
 
-    def _one(self, run: Run, asked: Asked, done: Callable[[Ran], None]) -> Ran:
+    def _one(self, run: Run, done: Callable[[Ran], None], asked: Asked) -> Ran:
         try:
             made = self._make(run, asked)
             addresses = {network: tuple(kept.address for kept in found) for network, found in made.addresses.items()}

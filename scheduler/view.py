@@ -38,7 +38,6 @@ from scheduler.rules import HOST
 
 logger = logging.getLogger(__name__)
 
-PLACEMENT = schema.ROOT + "placement/"
 MACHINES, ALIVE, VITALS, ORDERS, NETWORKS = "machines/", "alive/", "vitals/", "orders/", "networks/"
 CONTAINERS, LEDGERS, GROUPS, QUOTAS, REPLICAS = "containers/", "ledgers/", "groups/", "quotas/", "replicas/"
 IMAGES, MADE = "images/", b"made"
@@ -49,7 +48,7 @@ CURRENT = 5.0  # seconds to catch up with the store
 
 def key(kind: str, name: str) -> str:
     """Where a record of a kind stands."""
-    return PLACEMENT + kind + name
+    return schema.PLACEMENT + kind + name
 
 
 class Decision(NamedTuple):
@@ -75,7 +74,7 @@ class View:
         self._replicas: set[str] = set()
         self._rights: dict[str, dict[str, bool]] = {}
         self._revisions: dict[str, int] = {}  # of ledgers, groups, quotas and orders, as the fleet knows them
-        self._cache = PrefixCache(store, PLACEMENT, self._hear)
+        self._cache = PrefixCache(store, schema.PLACEMENT, self._hear)
         self._tenant_cache = PrefixCache(store, schema.TENANTS, self._hear_tenants)
 
     def start(self) -> None:
@@ -234,7 +233,7 @@ class View:
 
     def catch_up(self, revision: int = 0) -> None:
         """Wait until all is known up to a revision of the store, 0: its present one. Raises Unavailable."""
-        revision = revision or self._store.range(PLACEMENT, limit=1).revision
+        revision = revision or self._store.range(schema.PLACEMENT, limit=1).revision
         if not self._cache.wait(revision, CURRENT):
             raise Unavailable(f"what the store says of hosts is more than {CURRENT:g} s late: try again")
 
@@ -270,7 +269,7 @@ class View:
                 try:
                     self._take(f"{kind}/", name, value)
                 except QnetError as error:
-                    logger.error("%s%s: %s", PLACEMENT, suffix, error)
+                    logger.error("%s%s: %s", schema.PLACEMENT, suffix, error)
             self._lock.notify_all()
 
     def _take(self, kind: str, name: str, value: bytes | None) -> None:

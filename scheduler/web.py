@@ -85,6 +85,8 @@ def create_app(routes: Sequence[Route], who: Callable[[], Caller] = identify) ->
     app = Flask("qnet-scheduler")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.register_error_handler(HTTPException, _http_error)
+    app.before_request(_identified)
+    app.after_request(_signed)
     document = json.dumps(openapi(routes)).encode()
     app.add_url_rule("/openapi.json", view_func=lambda: Response(document, content_type=JSON))
 
@@ -99,13 +101,20 @@ def create_app(routes: Sequence[Route], who: Callable[[], Caller] = identify) ->
     return app
 
 
+def _identified() -> None:
+    log.new_request(request.headers.get(log.HEADER, ""))
+
+
+def _signed(response: Response) -> Response:
+    response.headers[log.HEADER] = log.current()
+    return response
+
+
 def _view(route: Route, who: Callable[[], Caller]) -> Callable[..., Response]:
     decoder = msgspec.json.Decoder(route.body) if route.body else None
     timer = metrics.API.labels(f"{route.method} {route.path}")
 
     def view(**path: str) -> Response:
-        log.new_request()
-
         def answer() -> Response:
             caller = who()
             if route.operators and not caller.operator:

@@ -12,6 +12,7 @@ import click
 
 from plugins.cli.output import printable
 from plugins.cli.session import Session
+from qnet import log
 from qnet.errors import QnetError
 from qnet.settings import DEFAULT_FILE
 
@@ -74,14 +75,17 @@ class Commands(click.Group):
     metavar="FILE",
     help=f"Settings file (default: {DEFAULT_FILE}, if it exists).",
 )
+@click.option("--verbose", "-v", is_flag=True, help="Say what is asked of whom, under which id it is in their logs.")
 @click.version_option(package_name="qnet", prog_name="qnet", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, config: Path | None) -> None:
+def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     """Containers, hosts, networks, addresses, volumes and tenants of a qnet cluster.
 
     Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
     """
     ctx.ensure_object(Session).file = config
+    if verbose:
+        log.setup("info")
 
 
 def _leave(_signal: int, _frame: object) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from plugins.cli.unixhttp import Connection, reason
+from qnet import log
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 CONNECT, ANSWER = 5.0, 900.0  # seconds; a pull takes long
 KINDS: Mapping[str, type[QnetError]] = {
@@ -50,23 +54,25 @@ class Rest:
     def _ask(
         self, method: str, path: str, body: object, query: Mapping[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        connection = self._connection()
+        connection, id_ = self._connection(), log.new_request()
         url = quote(path) + (f"?{urlencode({k: v for k, v in query.items() if v})}" if query else "")
         text = None if body is None else json.dumps(body)
         try:
             connection.connect()
             if connection.sock is not None:
                 connection.sock.settimeout(ANSWER)
-            connection.request(method, url, text, {"Content-Type": "application/json"})
+            connection.request(method, url, text, {"Content-Type": "application/json", log.HEADER: id_})
             response = connection.getresponse()
+            logger.info("%s %s answered", method, path, extra=log.fields(status=response.status))
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise Unavailable(f"no answer from the placement service at {self._where}: {reason(error)}") from error
+            where = f"the placement service at {self._where}"
+            raise Unavailable(f"no answer from {where}: {reason(error)} (request {id_})") from error
         if response.status >= BAD:
             told = _json(response.read())
             connection.close()
             kind = KINDS.get(str(told.get("kind")), QnetError) if isinstance(told, dict) else QnetError
-            raise kind(str(told.get("message") if isinstance(told, dict) else told))
+            raise kind(f"{told.get('message') if isinstance(told, dict) else told} (request {id_})")
         return connection, response
 
     @property

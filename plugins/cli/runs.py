@@ -12,6 +12,7 @@ import click
 from plugins.cli.output import json_option, show_json, show_table
 from plugins.cli.session import Session, pass_session
 from plugins.volume.model import parse_bytes
+from qnet import log
 from qnet.errors import InvalidRequest, QnetError
 from qnet.tenants import DEFAULT
 
@@ -132,7 +133,8 @@ def run(session: Session, /, as_json: bool, dry_run: bool, explain: bool, detach
     failed = [one for one in found if one.get("error")]
     if failed:
         reasons = sorted({one["error"] for one in failed})
-        raise QnetError(f"{len(failed)} of {len(found)} do not run: {'; '.join(reasons[:3])}")
+        why = "; ".join(reasons[:3])
+        raise QnetError(f"{len(failed)} of {len(found)} do not run: {why} (request {log.current()})")
 
 
 @click.command()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from plugins.ipam.repository import MacTaken, Repository
 from plugins.ipam.uses import Uses
+from qnet import log
 from qnet.addresses.model import IPAddress, IPNetwork, PoolId, mac_of, parse_address, parse_subnet
 from qnet.addresses.openpool import OpenPool, Stored
 from qnet.addresses.records import changed, describe
@@ -113,6 +114,7 @@ class Endpoints:
         for attempt in range(ATTEMPTS):
             cached = pool.stored(address) if attempt == 0 else None
             stored = self._own(pool, address, cached or self._repository.read(pool, address), endpoint)
+            log.follow(stored.record.request)
             mac = "" if wanted is None else chosen or wanted or mac_of(pool.tenant, address, salt=attempt)
             bound = changed(stored.record, network=network, endpoint=endpoint, mac=mac)
             try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from plugins.ipam.repository import Repository
+from qnet import log
 from qnet.addresses.model import Caller, IPAddress, PoolId
 from qnet.addresses.openpool import OpenPool, Stored
 from qnet.addresses.records import changed
@@ -54,6 +55,7 @@ class Holds:
             Conflict: another container asks for it.
         """
         record = held.record
+        log.follow(record.request)
         if container and record.container and record.container != container:
             raise Conflict(self._taken(pool, held.address, record.container))
         if not container:

@@ -89,7 +89,7 @@ class Network(Kept, frozen=True, kw_only=True):
 class Endpoint(Kept, frozen=True, kw_only=True):
     """An endpoint between CreateEndpoint and DeleteEndpoint; addresses without prefix lengths. `mac` may be empty.
 
-    `limits` are those that it was made with, `terms` what is in force.
+    `limits` are those that it was made with, `terms` what is in force. `request`: the id under which it was made.
     """
 
     v: int = 1
@@ -99,6 +99,7 @@ class Endpoint(Kept, frozen=True, kw_only=True):
     joined: bool = False
     limits: Limits = Limits()
     terms: Terms = Terms()
+    request: str = ""
 
 
 class Ask(msgspec.Struct, frozen=True):

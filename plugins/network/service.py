@@ -30,6 +30,7 @@ from plugins.network.ports import Addresses, Announcements, Kernel
 from plugins.network.repository import Registry, Repository
 from plugins.network.segments import Segments
 from plugins.network.terms import endpoint_limits, refuse
+from qnet import log
 from qnet.engine import ADDRESS_SPACE
 from qnet.errors import Conflict, InvalidRequest, Unavailable
 
@@ -165,7 +166,7 @@ class Service:
             made = self._guards.start(known, made)
             self._repository.endpoints.save(made)
             mac = self._addresses.bind(known.tenant, places, network, endpoint, None if known.shares_mac else mac)
-            self._repository.endpoints.save(msgspec.structs.replace(made, mac=mac))
+            self._repository.endpoints.save(msgspec.structs.replace(made, mac=mac, request=log.current()))
             undo.pop_all()
         return mac
 
@@ -179,6 +180,7 @@ class Service:
             NotFound, InvalidRequest, Conflict, Unsupported, Unavailable
         """
         known, made = self._repository.network(network), self._repository.endpoint(endpoint)
+        log.follow(made.request)
         mode = MODES[known.mode]
         link, guard = mode.endpoint(known, made), mode.guard(known, made)
         with ExitStack() as undo:

@@ -15,7 +15,7 @@ from qnet.store.cache import Change, PrefixCache
 from scheduler.agent.dockerd import Dockerd
 from scheduler.model import Network
 from scheduler.translate import ID
-from scheduler.view import NETWORKS, PLACEMENT
+from scheduler.view import NETWORKS, key
 
 GRACE = 10.0  # seconds that a network may be here which the cluster has never had
 
@@ -37,7 +37,7 @@ class ClusterNetworks:
         self._engine = engine
         self._parents = parents
         self._heard = heard
-        self._cache = PrefixCache(store, PLACEMENT + NETWORKS, self._changed)
+        self._cache = PrefixCache(store, key(NETWORKS, ""), self._changed)
         self._refused: dict[str, str] = {}
         self._had: set[str] = set()
         self._strays = Sightings(GRACE, clock)

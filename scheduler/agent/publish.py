@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from qnet import metrics, schema
+from qnet import log, metrics, schema
 from qnet.errors import Conflict, NotFound
 from qnet.folder import Folder, Kept
 from qnet.sightings import Sightings
@@ -101,6 +101,8 @@ class Publisher:
             done = self._records.amend(found, lambda there: msgspec.structs.replace(there, **told))
             if done is None:
                 return False
+            with log.under(done[0].request):
+                logger.info("container %s is %s", found.name, found.state, extra=log.fields(id=found.id[:12]))
             self._note(found, found.name)
         else:
             self._tell_foreign(found)
@@ -170,6 +172,8 @@ class Publisher:
                 self._store.txn(Txn((unchanged(kv),), (Delete(kv.key),)))
             elif known.claim and not there.by:
                 self._records.drop(there)
+                with log.under(there.request):
+                    logger.info("container %s is gone", there.name, extra=log.fields(id=container[:12]))
         self._published.remove(container)
 
     def _settle(self, inspected: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Registration:
         self._links = links
         self._name = config.host.name
         self._since = now
+        self._version = version("qnet")
         self._machine: Machine | None = None
         self._written: dict[str, bytes] = {}
         self.keeper = LeaseKeeper(store, config.agent.down_after, self._leased)
@@ -95,6 +97,7 @@ class Registration:
             url=self._url,
             engine=str(info.get("ServerVersion", "")),
             api=str(info["ApiVersion"]),
+            qnet=self._version,
             since=self._since,
             trouble=tuple(self._troubles()),
             labels=dict(sorted(config.agent.labels.items())),

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ CONNECTIONS = 8192
 OF_TENANT = 2048
 IDLE = 600.0  # seconds that a client elsewhere may say nothing
 BACKLOG = 512
+READS = ("GET", "HEAD")
 AGAIN = 0.1  # seconds
 FAREWELL = 1.0  # seconds in which the rest of a refused request is thrown away
 
@@ -151,6 +153,7 @@ class Server:
                 if not raw:
                     return
                 request = Request(client, raw)
+                log.follow(request.headers.get(log.HEADER.lower(), ""))
             except Malformed as error:
                 logger.info("refused: %s", error)
                 await _malformed(client, error)
@@ -166,9 +169,13 @@ class Server:
 
     async def _answered(self, exchange: Exchange) -> None:
         """Have a request answered, with an error if need be; one in the middle of an answer breaks it off."""
-        method = exchange.request.method
+        method, began = exchange.request.method, time.monotonic()
         try:
             await self._serve(exchange)
+            level = logging.DEBUG if method in READS else logging.INFO
+            taken = f"{time.monotonic() - began:.3f}"
+            more = log.fields(caller=exchange.caller.who, seconds=taken)
+            logger.log(level, "%s %s answered", method, exchange.path, extra=more)
         except ClientGone:
             raise
         except QnetError as error:

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from qnet import metrics
+from qnet import log, metrics
 from qnet.errors import NotFound, QnetError, Unavailable
 from qnet.tenants import DEFAULT
 from scheduler.audit import Audit
@@ -57,7 +57,8 @@ class Services:
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Have a thread do something that waits for others."""
-        return await asyncio.get_running_loop().run_in_executor(self._crew, lambda: function(*args, **kwargs))
+        call = log.carried(lambda: function(*args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._crew, call)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that nobody waits for."""

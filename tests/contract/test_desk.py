@@ -21,7 +21,7 @@ from scheduler.addresses import Addresses
 from scheduler.commit import Desk
 from scheduler.model import Container, Machine, Net, Orders, Request
 from scheduler.rules import Spread
-from scheduler.view import ALIVE, MACHINES, ORDERS, PLACEMENT, View, key
+from scheduler.view import ALIVE, MACHINES, ORDERS, View, key
 
 REPLICAS, CLIENTS = 3, 60
 
@@ -48,7 +48,7 @@ def replicas(store: Store) -> Iterator[list[Replica]]:
 
 
 def empty(store: Store) -> None:
-    for prefix in (PLACEMENT, schema.CONTENTS, schema.POOLS, schema.TENANTS):
+    for prefix in (schema.PLACEMENT, schema.CONTENTS, schema.POOLS, schema.TENANTS):
         store.txn(Txn(success=(Delete(prefix, whole_prefix=True),)))
 
 
@@ -76,7 +76,7 @@ def asked(replicas: list[Replica], request: Callable[[int], Request], clients: i
 
 
 def stored(store: Store) -> list[Container]:
-    found = store.range(PLACEMENT + "containers/").kvs
+    found = store.range(schema.PLACEMENT + "containers/").kvs
     return [schema.decode(kv.value, Container, kv.key) for kv in found]
 
 
