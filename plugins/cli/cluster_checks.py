@@ -17,25 +17,25 @@ from qnet.engine import Engine, EngineView
 from qnet.errors import Unavailable
 from qnet.schema import AddressRecord, HostRecord, RestoreRecord
 from qnet.settings import Settings
-from qnet.store.base import Get, KeyValue, Store, Txn
+from qnet.store.base import EndpointStatus, Get, KeyValue, Store, Txn
 
 SLOW = 0.05
 ROUNDS = 5
 GETS = 100
 SHOWN = 5
+OLDEST = (3, 4)
+LARGE = 1_600_000_000  # bytes, of the 2 GiB that a member may have by default
+CORRECT = "correct [etcd] endpoints in the settings"
 
 
 def members(store: Store) -> list[Finding]:
-    """Every member of etcd."""
-    found = []
-    for member in store.status():
-        if member.error:
-            todo = "start it, or correct [etcd] endpoints in the settings"
-            found.append(Finding("fail", f"etcd {member.endpoint}: {member.error}", todo))
-        else:
-            role = "leader" if member.leader else "follower"
-            size = f"{member.db_size / 1e6:.1f} MB"
-            found.append(Finding("ok", f"etcd {member.endpoint}: version {member.version}, {role}, {size}"))
+    """Every member of etcd that the settings name, and whether they are one cluster."""
+    members = store.status()
+    found = [_member(one) for one in members]
+    clusters = {one.cluster for one in members if not one.error}
+    if len(clusters) > 1:
+        where = ", ".join(f"{one.endpoint} of {one.cluster}" for one in members if not one.error)
+        found.append(Finding("fail", f"etcd: the members are of {len(clusters)} clusters: {where}", CORRECT))
     return found
 
 
@@ -122,6 +122,23 @@ def quarantine(store: Store) -> Iterator[Finding]:
         yield Finding("warn", f"quarantined: {', '.join(found[:SHOWN])}{more}", todo)
     else:
         yield Finding("ok", "no address is quarantined")
+
+
+def _member(member: EndpointStatus) -> Finding:
+    what = f"etcd {member.endpoint}"
+    if member.error:
+        return Finding("fail", f"{what}: {member.error}", f"start it, or {CORRECT}")
+    role, size = "leader" if member.leader else "follower", f"{member.db_size / 1e6:.1f} MB"
+    what += f": version {member.version}, {role}, {size}, answers in {member.seconds * 1000:.0f} ms"
+    if tuple(map(int, member.version.split(".")[:2])) < OLDEST:
+        return Finding("fail", what, "qnet needs etcd 3.4 or newer: upgrade it")
+    if any("NOSPACE" in trouble for trouble in member.troubles):
+        return Finding("fail", f"{what}, full: it takes no writes", "etcdctl compact, defrag, then alarm disarm")
+    if member.troubles:
+        return Finding("fail", f"{what}, {'; '.join(member.troubles)}", "see its log, and how the other members are")
+    if member.db_size > LARGE:
+        return Finding("warn", what, "at its quota (2 GiB by default) it takes no writes: etcdctl compact, defrag")
+    return Finding("ok", what)
 
 
 def _wrong(store: Store, seen: EngineView, host: str) -> dict[Place, Action]:

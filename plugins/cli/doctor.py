@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import click
 
-from plugins.cli.health import Finding, found_by
+from plugins.cli.health import Check, Finding, at_once
 from plugins.cli.output import json_option, printable, show_json
 from plugins.cli.session import Session, pass_session
 from qnet.errors import QnetError
@@ -15,6 +16,8 @@ from qnet.settings import DEFAULT_FILE, Settings
 from qnet.store.base import Store
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+PATIENCE = 9.0  # seconds for all checks together
+ANSWER = 4.0  # seconds for one answer of the engine: one check may need two
 
 
 @click.command()
@@ -24,7 +27,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(session: Session, ctx: click.Context, as_json: bool) -> None:
     """Look for what is wrong, and say what to do. Exit code 1 if anything failed."""
     found = []
-    for finding in _examine(session):
+    for finding in examine(session):
         found.append(finding)
         if not as_json:
             todo = f" — {finding.todo}" if finding.todo else ""
@@ -35,8 +38,9 @@ def doctor(session: Session, ctx: click.Context, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def _examine(session: Session) -> Iterator[Finding]:
-    """All checks, one after the other; without settings there is nothing else to ask."""
+def examine(session: Session) -> Iterator[Finding]:
+    """What all checks find, within `PATIENCE`; without settings there is nothing else to ask."""
+    deadline = time.monotonic() + PATIENCE
     try:
         settings = session.settings
     except QnetError as error:
@@ -44,41 +48,57 @@ def _examine(session: Session) -> Iterator[Finding]:
         return
     file = session.file or (DEFAULT_FILE if DEFAULT_FILE.exists() else "defaults and environment")
     yield Finding("ok", f"settings: {file}; this host is {settings.host.name}")
-    yield from _machine(session, settings)
-    try:
-        with session.store() as store:
-            yield from _cluster(store, settings)
-            from plugins.cli.volume_checks import volumes
-
-            yield from found_by("volumes", partial(volumes, store, settings, session.now))
-    except QnetError as error:
-        yield Finding("fail", f"store: {error}")
+    cluster = partial(_cluster, session, settings, deadline - 0.1)  # it tells which of its own checks are late
+    yield from at_once([*_machine(session, settings), ("store", cluster)], deadline)
 
 
-def _machine(session: Session, settings: Settings) -> Iterator[Finding]:
+def _machine(session: Session, settings: Settings) -> Sequence[tuple[str, Check]]:
+    from plugins.cli import daemon_checks as daemons
+    from plugins.cli import file_checks as files
     from plugins.cli import host_checks as checks
     from qnet.engine import Engine
 
-    engine = Engine(settings.docker.socket, settings.docker.timeout)
-    yield from found_by("engine", partial(checks.engine, settings.docker, engine))
-    yield from found_by("plugin", partial(checks.plugin, settings.network))
-    yield from found_by("kernel", partial(checks.kernel, session.features))
-    yield from found_by("parents", partial(checks.parents, settings, session.links))
-    yield from found_by("forwarding", partial(checks.forwarding, settings.host.state_dir, session.forwards))
-    yield from found_by("journal", partial(checks.journal, settings.host.state_dir))
+    patience = min(settings.docker.timeout, ANSWER)
+    engine = Engine(settings.docker.socket, patience)
+    return (
+        *((f"[{use.section}]", partial(files.files, use, session.today())) for use in files.uses(settings)),
+        ("engine", partial(checks.engine, settings.docker.socket, patience, engine)),
+        ("plugin", partial(checks.plugin, settings.network)),
+        ("kernel", partial(checks.kernel, session.features)),
+        ("parents", partial(checks.parents, settings, session.links)),
+        ("forwarding", partial(checks.forwarding, settings.host.state_dir, session.forwards)),
+        ("journal", partial(checks.journal, settings.host.state_dir)),
+        ("scheduler", partial(daemons.scheduler, settings.scheduler)),
+        ("front", partial(daemons.front, settings.gateway)),
+        ("units", partial(daemons.units, session.units)),
+    )
 
 
-def _cluster(store: Store, settings: Settings) -> Iterator[Finding]:
+def _cluster(session: Session, settings: Settings, deadline: float) -> Iterator[Finding]:
     from plugins.cli import cluster_checks as checks
+
+    with session.store() as store:
+        members = checks.members(store)
+        yield from members
+        if any(member.level != "fail" for member in members):
+            yield from at_once(_shared(session, settings, store), deadline)
+
+
+def _shared(session: Session, settings: Settings, store: Store) -> Sequence[tuple[str, Check]]:
+    from plugins.cli import cluster_checks as checks
+    from plugins.cli import fleet_checks as fleet
+    from plugins.cli.volume_checks import volumes
     from qnet.engine import Engine
 
-    members = checks.members(store)
-    yield from members
-    if all(member.level == "fail" for member in members):
-        return
-    engine = Engine(settings.docker.socket, settings.docker.timeout)
-    yield from found_by("round trip", partial(checks.round_trip, store))
-    yield from found_by("host name", partial(checks.host_name, store, settings))
-    yield from found_by("restore", partial(checks.restoring, store))
-    yield from found_by("conflicts", partial(checks.conflicts, store, engine, settings.host.name))
-    yield from found_by("quarantine", partial(checks.quarantine, store))
+    engine = Engine(settings.docker.socket, min(settings.docker.timeout, ANSWER / 2))
+    return (
+        ("round trip", partial(checks.round_trip, store)),
+        ("host name", partial(checks.host_name, store, settings)),
+        ("restore", partial(checks.restoring, store)),
+        ("conflicts", partial(checks.conflicts, store, engine, settings.host.name)),
+        ("quarantine", partial(checks.quarantine, store)),
+        ("hosts", partial(fleet.hosts, store, settings.host.name)),
+        ("agents", partial(fleet.agents, store, settings.scheduler)),
+        ("replicas", partial(fleet.replicas, store)),
+        ("volumes", partial(volumes, store, settings, session.now)),
+    )

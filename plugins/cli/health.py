@@ -1,8 +1,11 @@
-"""What a check of `qnet doctor` finds."""
+"""What a check of `qnet doctor` finds, and how checks are made: all at the same time, none for longer than it may."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -23,6 +26,16 @@ class Finding:
 Check: TypeAlias = Callable[[], Iterable[Finding]]
 
 
+def at_once(checks: Sequence[tuple[str, Check]], deadline: float) -> Iterator[Finding]:
+    """What named checks find, in their order. They are made at the same time; one that is not done at the deadline
+    (of `time.monotonic`) is left behind, which is a finding too."""
+    for name, found in [(name, _begun(name, check)) for name, check in checks]:
+        try:
+            yield from found.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            yield Finding("fail", f"{name}: not known in time", "see what the other findings say, then try again")
+
+
 def found_by(name: str, check: Check) -> Iterator[Finding]:
     """What a check finds; its own failure is a finding too."""
     try:
@@ -31,3 +44,16 @@ def found_by(name: str, check: Check) -> Iterator[Finding]:
         yield Finding("fail", f"{name}: {error.filename}: {error.strerror}", "run qnet doctor as root")
     except (QnetError, OSError) as error:
         yield Finding("fail", f"{name}: {error}")
+
+
+def _begun(name: str, check: Check) -> Future[list[Finding]]:
+    found: Future[list[Finding]] = Future()
+
+    def make() -> None:
+        try:
+            found.set_result(list(found_by(name, check)))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+            found.set_exception(error)
+
+    threading.Thread(target=make, name=name, daemon=True).start()
+    return found

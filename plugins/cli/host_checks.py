@@ -31,15 +31,15 @@ USES = {  # what each kind of link is for; without macvlan, which is the default
 }
 
 
-def engine(config: settings.Docker, called: Engine) -> Iterator[Finding]:
+def engine(path: str, patience: float, called: Engine) -> Iterator[Finding]:
     """Whether the engine answers, and to qnet."""
     try:
-        about = unixhttp.request(config.socket, "GET", "/version", config.timeout)
+        about = unixhttp.request(path, "GET", "/version", patience)
     except Unavailable as error:
         todo = "start it (systemctl start docker), or correct [docker] socket in the settings"
-        yield Finding("fail", f"docker engine at {config.socket}: {error}", todo)
+        yield Finding("fail", f"docker engine at {path}: {error}", todo)
         return
-    what = f"docker engine {about.get('Version')} at {config.socket}, API {about.get('MinAPIVersion')} to "
+    what = f"docker engine {about.get('Version')} at {path}, API {about.get('MinAPIVersion')} to "
     what += str(about.get("ApiVersion"))
     try:
         called.version()

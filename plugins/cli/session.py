@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +67,18 @@ def _forwards(version: int) -> bool:
     return Namespaces(NAMESPACE_PREFIX).host_forwards(version)
 
 
+def _units(properties: Sequence[str], units: Sequence[str]) -> str:
+    from qnet.commands import run
+
+    if not Path("/run/systemd/system").is_dir():  # sd_booted(3)
+        return ""
+    return run(["systemctl", "show", f"--property={','.join(properties)}", *units], "ask systemd for units")
+
+
+def _today() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass
 class Session:
     """One call of the command. Nothing is read or opened before a command asks for it."""
@@ -80,6 +93,8 @@ class Session:
     features: Callable[[float], Mapping[str, str]] = _features
     links: Callable[[], Mapping[str, Link]] = _links
     forwards: Callable[[int], bool] = _forwards
+    units: Callable[[Sequence[str], Sequence[str]], str] = _units
+    today: Callable[[], datetime] = _today
 
     @cached_property
     def settings(self) -> Settings:

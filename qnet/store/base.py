@@ -170,13 +170,19 @@ WatchSink: TypeAlias = Callable[[Batch | Lost], None]
 
 
 class EndpointStatus(msgspec.Struct, frozen=True):
-    """What one member says of itself, for `qnet doctor`; `error` is empty when it answered."""
+    """What one member says of itself, for `qnet doctor`; `error` is empty when it answered, after so many `seconds`.
+
+    `cluster` is the id of its cluster, `troubles` what it calls its errors: alarms, no leader.
+    """
 
     endpoint: str
     version: str = ""
     leader: bool = False
     db_size: int = 0
     error: str = ""
+    cluster: str = ""
+    troubles: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 class Transactor(Protocol):

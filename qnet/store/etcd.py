@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import grpc
+import msgspec
+from google.protobuf.unknown_fields import UnknownFieldSet
 from pyetcd import etcdrpc as rpc
 
 from qnet.errors import NotFound, Unavailable
@@ -19,6 +22,7 @@ from qnet.store.base import EndpointStatus, KeyValue, RangeResult, Txn, TxnResul
 __all__ = ["EtcdStore", "Tls"]
 
 _PAGE = 5_000  # keys in one answer
+_ERRORS = 8  # StatusResponse.errors of etcd 3.4, which the stubs do not know
 
 
 class EtcdStore:
@@ -115,15 +119,21 @@ class EtcdStore:
 
     def status(self) -> tuple[EndpointStatus, ...]:
         """Ask every endpoint at the same time how it is; never raises."""
-        asked = []
+        asked: list[tuple[str, Any, str]] = []
+        began, answered = time.monotonic(), dict[Any, float]()
         for endpoint in self._links.endpoints:
             try:
                 call = endpoint.method("status").future(rpc.StatusRequest(), self._links.timeout)
             except Exception as error:  # noqa: BLE001  (unreadable certificates, a closed store)
                 asked.append((endpoint.address, None, str(error)))
             else:
+                call.add_done_callback(lambda done: answered.setdefault(done, time.monotonic() - began))
                 asked.append((endpoint.address, call, ""))
-        return tuple(_status(*entry) for entry in asked)
+        found = [_status(*entry) for entry in asked]
+        return tuple(
+            msgspec.structs.replace(status, seconds=answered.get(call, time.monotonic() - began))
+            for status, (_, call, _) in zip(found, asked, strict=True)
+        )
 
     def close(self) -> None:
         """End watches and connections; idempotent."""
@@ -139,4 +149,6 @@ def _status(address: str, call: Any, error: str) -> EndpointStatus:
     except grpc.RpcError as failed:
         return EndpointStatus(address, error=errors.detail(failed))
     leader = answer.leader != 0 and answer.leader == answer.header.member_id
-    return EndpointStatus(address, answer.version, leader, answer.dbSize)
+    troubles = tuple(one.data.decode() for one in UnknownFieldSet(answer) if one.field_number == _ERRORS)
+    cluster = f"{answer.header.cluster_id:x}"
+    return EndpointStatus(address, answer.version, leader, answer.dbSize, cluster=cluster, troubles=troubles)

@@ -285,7 +285,7 @@ class MemoryStore:
 
     def status(self) -> tuple[EndpointStatus, ...]:
         """One member, always well."""
-        return (EndpointStatus("memory", "0", leader=True),)
+        return (EndpointStatus("memory", "3.4.0", leader=True),)
 
     def close(self) -> None:
         """End watches; idempotent. Not to be called from a sink."""

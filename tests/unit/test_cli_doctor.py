@@ -69,6 +69,8 @@ class Machine:
             docker=settings.Docker(socket=str(folder / "docker.sock"), timeout=0.5),
             network=settings.Network(parent="eth1", socket=str(folder / "qnet.sock")),
             volume=settings.Volume(socket=str(folder / "sharedfs.sock")),
+            scheduler=settings.Scheduler(socket=str(folder / "scheduler.sock"), cert=str(folder / "none.pem")),
+            gateway=settings.Gateway(socket=str(folder / "docker-front.sock")),
         )
         self.features: Mapping[str, str] | Exception = dict.fromkeys(KINDS, "")
         self.links = {"eth1": ETH1}
@@ -128,6 +130,7 @@ class Machine:
             features=features,
             links=lambda: self.links,
             forwards=lambda version: version in self.forwards,
+            units=lambda *_: "",
         )
         self.session = session
         result = CliRunner().invoke(cli, ["doctor", "--json"], obj=session)
@@ -175,6 +178,10 @@ def test_all_is_well(machine: Machine) -> None:
         "claimed by this machine since 2026-01-01",
         "every address that containers use here",
         "no address is quarantined",
+        "no scheduler on this host",
+        "no front on this host",
+        "no host is registered: placement is not used",
+        "systemd does not run here",
     ):
         assert part in said
     text = CliRunner().invoke(cli, ["doctor"], obj=machine.session).stdout
