@@ -12,7 +12,6 @@ import click
 
 from plugins.cli.output import printable
 from plugins.cli.session import Session
-from qnet import log
 from qnet.errors import QnetError
 from qnet.settings import DEFAULT_FILE
 
@@ -85,6 +84,8 @@ def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     """
     ctx.ensure_object(Session).file = config
     if verbose:
+        from qnet import log
+
         log.setup("info")
 
 

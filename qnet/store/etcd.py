@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import msgspec
-from google.protobuf.unknown_fields import UnknownFieldSet
 from pyetcd import etcdrpc as rpc
 
 from qnet.errors import NotFound, Unavailable
@@ -142,6 +141,8 @@ class EtcdStore:
 
 
 def _status(address: str, call: Any, error: str) -> EndpointStatus:
+    from google.protobuf.unknown_fields import UnknownFieldSet  # each command would wait for it
+
     if call is None:
         return EndpointStatus(address, error=error)
     try:
