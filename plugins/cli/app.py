@@ -36,6 +36,7 @@ COMMANDS = {
     "backup": "plugins.cli.backups:backup",
     "restore": "plugins.cli.backups:restore",
     "doctor": "plugins.cli.doctor:doctor",
+    "support-dump": "plugins.cli.dump:support_dump",
     "completion": "plugins.cli.completion:completion",
 }
 INTERRUPTED = 130

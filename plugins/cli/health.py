@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Literal, TypeAlias, TypeVar
 
 from qnet.errors import QnetError
 
+T = TypeVar("T")
 Level: TypeAlias = Literal["ok", "warn", "fail"]
 
 
@@ -29,7 +31,7 @@ Check: TypeAlias = Callable[[], Iterable[Finding]]
 def at_once(checks: Sequence[tuple[str, Check]], deadline: float) -> Iterator[Finding]:
     """What named checks find, in their order. They are made at the same time; one that is not done at the deadline
     (of `time.monotonic`) is left behind, which is a finding too."""
-    for name, found in [(name, _begun(name, check)) for name, check in checks]:
+    for name, found in [(name, begun(name, partial(_listed, name, check))) for name, check in checks]:
         try:
             yield from found.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
@@ -46,14 +48,19 @@ def found_by(name: str, check: Check) -> Iterator[Finding]:
         yield Finding("fail", f"{name}: {error}")
 
 
-def _begun(name: str, check: Check) -> Future[list[Finding]]:
-    found: Future[list[Finding]] = Future()
+def begun(name: str, work: Callable[[], T]) -> Future[T]:
+    """Have a thread do something that may be left behind."""
+    found: Future[T] = Future()
 
     def make() -> None:
         try:
-            found.set_result(list(found_by(name, check)))
+            found.set_result(work())
         except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
             found.set_exception(error)
 
     threading.Thread(target=make, name=name, daemon=True).start()
     return found
+
+
+def _listed(name: str, check: Check) -> list[Finding]:
+    return list(found_by(name, check))

@@ -95,7 +95,7 @@ class Services:
         asked = self.hosts(x.caller) if hosts is None else list(hosts)
         found, failed = await self.upstreams.each(asked, lambda host: self.upstreams.call(host, method, target))
         for name, error in failed.items():
-            logger.warning("host %s: %s %s: %s", name, method, target, error)
+            logger.warning("host %s: %s %s: %s", name, method, target.partition("?")[0], error)
         refused = [error for error in failed.values() if isinstance(error, Refused)]
         if not found and failed:
             raise refused[0] if refused else next(iter(failed.values()))

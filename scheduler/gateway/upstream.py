@@ -71,7 +71,8 @@ class Upstreams:
         try:
             return msgspec.json.decode(content) if content.strip() else None
         except msgspec.MsgspecError as error:
-            raise Broken(f"host {host.name}: what it answers to {path} is no JSON: {error}") from error
+            what = path.partition("?")[0]  # what stands behind it may be secret
+            raise Broken(f"host {host.name}: what it answers to {what} is no JSON: {error}") from error
 
     async def answered(self, host: Machine, method: str, path: str, data: bytes = b"") -> tuple[Answer, bytes]:
         """An engine's answer, whatever it says, with its whole body. Raises Unavailable: it does not come in time."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.lab.commands import run
 from tests.lab.model import Layout, Node
 
-NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
+NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90")
 
 
 def folder(layout: Layout) -> Path:
@@ -43,3 +43,4 @@ def give(node: Node) -> None:
         cert, key = make(node.layout, role, node.name, [node.address])
         (target / f"{name}.pem").write_bytes(cert.read_bytes())
         (target / f"{name}.key").write_bytes(key.read_bytes())
+        (target / f"{name}.key").chmod(0o600)
