@@ -108,15 +108,14 @@ def _agent(host: Host, context: ssl.SSLContext) -> Finding:
     began, wall = time.monotonic(), time.time()
     try:
         connection.request("GET", "/_ping")
-        answer = connection.getresponse()
-        taken = time.monotonic() - began
+        with connection.getresponse() as answer:
+            taken, there = time.monotonic() - began, answer.headers["Date"]
     except (OSError, http.client.HTTPException) as error:
         todo = "see its log (journalctl -u qnet-agent), the firewall between, [agent] address and its certificate"
         return Finding("fail", f"agent of {host.name} at {host.url}: {reason(error)}", todo)
     finally:
         connection.close()
     what = f"agent of {host.name} answers in {taken * 1000:.0f} ms"
-    there = answer.headers["Date"]
     ahead = parsedate_to_datetime(there).timestamp() - wall - taken / 2 if there else 0.0
     if abs(ahead) > SKEW:
         way = "ahead of" if ahead > 0 else "behind"

@@ -73,8 +73,8 @@ def _ask(path: str, method: str, url: str, timeout: float, body: str | None = No
     connection = Connection(path, timeout)
     try:
         connection.request(method, url, body)
-        response = connection.getresponse()
-        return response.status, response.read().decode(errors="replace")
+        with connection.getresponse() as response:
+            return response.status, response.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"no answer to {url}: {reason(error)}") from error
     finally:

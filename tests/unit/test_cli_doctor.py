@@ -66,7 +66,7 @@ class Machine:
         stack.callback(self.store.close)
         self.settings = Settings(
             host=settings.Host(name="host1", state_dir=str(folder)),
-            docker=settings.Docker(socket=str(folder / "docker.sock"), timeout=0.5),
+            docker=settings.Docker(socket=str(folder / "docker.sock"), timeout=3.0),
             network=settings.Network(parent="eth1", socket=str(folder / "qnet.sock")),
             volume=settings.Volume(socket=str(folder / "sharedfs.sock")),
             scheduler=settings.Scheduler(socket=str(folder / "scheduler.sock"), cert=str(folder / "none.pem")),
@@ -222,6 +222,8 @@ def test_one_member_of_three_is_down(machine: Machine) -> None:
 
 def test_engine_that_hangs_is_given_up(machine: Machine) -> None:
     machine.engine["/version"] = None
+    hasty = settings.Docker(socket=machine.settings.docker.socket, timeout=0.5)
+    machine.settings = msgspec.structs.replace(machine.settings, docker=hasty)
     began = time.monotonic()
     what, todo = only(machine.wrong())
     assert time.monotonic() - began < 5

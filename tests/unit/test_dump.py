@@ -116,7 +116,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     config = Settings(
         host=settings.Host(name="host1", state_dir=str(state), run_dir=str(run)),
         etcd=settings.Etcd(user="root", password_file=str(tls / "password")),
-        docker=settings.Docker(socket=own, timeout=1),
+        docker=settings.Docker(socket=own, timeout=3),
         network=settings.Network(socket=own),
         volume=settings.Volume(socket=own, root=str(state / "mounts")),
         agent=settings.Agent(labels={"rack": SECRET}, key=str(tls / "host.key"), **keys),
