@@ -55,7 +55,7 @@ def hosts(store: Store, mine: str) -> Iterator[Finding]:
     for name, host in sorted(found.items()):
         yield _host(host, name in alive, orders.get(name, Orders()).state == "drain", name == mine)
         if name in alive:
-            versions[host.qnet or "before 0.2"].append(name)
+            versions[host.qnet or "unknown"].append(name)
     if mine not in found:
         yield Finding("warn", f"this host, {mine}, is not registered", "start its agent (systemctl start qnet-agent)")
     if len(versions) > 1:
