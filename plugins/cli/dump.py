@@ -29,9 +29,10 @@ PATIENCE = 60.0  # seconds for all parts together; they are made at the same tim
 @click.option("--lines", type=click.IntRange(1), default=5000, show_default=True, help="Lines of each unit's journal.")
 @pass_session
 def support_dump(session: Session, file: Path | None, lines: int) -> None:
-    """Collect what a developer needs to see into FILE (.tar.gz), and list it.
+    """Collect what a developer needs to see.
 
-    By default FILE is named after this host and the time. Only its owner can read it. Keys, passwords, tokens,
+    It is written into FILE, a .tar.gz that only its owner can read, and listed; by default FILE is named after this host
+    and the time. Keys, passwords, tokens,
     environment variables, command lines and the values of labels stay on this host; look through it all the same before
     you give it away.
     """

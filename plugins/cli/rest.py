@@ -66,8 +66,8 @@ class Rest:
             logger.info("%s %s answered", method, path, extra=log.fields(status=response.status))
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            where = f"the placement service at {self._where}"
-            raise Unavailable(f"no answer from {where}: {reason(error)} (request {id_})") from error
+            why = f"{reason(error)} (request {id_})"
+            raise Unavailable(f"no answer from the placement service at {self._where}: {why}") from error
         if response.status >= BAD:
             told = _json(response.read())
             connection.close()
