@@ -31,10 +31,9 @@ PATIENCE = 60.0  # seconds for all parts together; they are made at the same tim
 def support_dump(session: Session, file: Path | None, lines: int) -> None:
     """Collect what a developer needs to see.
 
-    It is written into FILE, a .tar.gz that only its owner can read, and listed; by default FILE is named after this host
-    and the time. Keys, passwords, tokens,
-    environment variables, command lines and the values of labels stay on this host; look through it all the same before
-    you give it away.
+    It is written into FILE, a .tar.gz that only its owner can read, and listed; by default FILE is named after this
+    host and the time. Keys, passwords, tokens, environment variables, command lines and the values of labels stay on
+    this host; look through it all the same before you give it away.
     """
     try:
         settings = session.settings

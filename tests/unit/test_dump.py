@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import tarfile
 import threading
@@ -58,10 +59,12 @@ CONTAINER = {
 ENGINE = {
     "/info": {"ServerVersion": "28.5.1", "NCPU": 2, "HttpProxy": f"http://u:{SECRET}@proxy", "Labels": [f"k={SECRET}"],
               "RegistryConfig": {"Auth": SECRET}, "Plugins": {"Network": ["qnet"], "Log": [SECRET]}},
-    "/version": {"Version": "28.5.1"},
-    "/networks": [{"Name": "web", "Options": {"parent": "eth1", "key": SECRET}, "Labels": {"l": SECRET},
+    "/version": {"Version": "28.5.1", "ApiVersion": "1.51", "MinAPIVersion": "1.24"},
+    "/networks": [{"Id": "a" * 64, "Name": "web", "Driver": "qnet",
+                   "Options": {"parent": "eth1", "key": SECRET}, "Labels": {"l": SECRET},
                    "IPAM": {"Driver": "qnet", "Config": [{"Subnet": "10.77.0.0/24"}], "Options": {"k": SECRET}}}],
-    "/containers/json": [{"Id": "c" * 64, "Command": SECRET}],
+    "/containers/json": [{"Id": "c" * 64, "Names": ["/web1"], "State": "exited", "Command": SECRET,
+                         "NetworkSettings": {"Networks": {}}}],
     f"/containers/{'c' * 64}/json": CONTAINER,
     "/metrics": f"up 1\n# token={SECRET}\n",
 }  # fmt: skip
@@ -78,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
     """An engine, and every daemon with metrics."""
 
     def do_GET(self) -> None:
-        found: Any = ENGINE.get(self.path.partition("?")[0])
+        found: Any = ENGINE.get(re.sub(r"^/v[\d.]+", "", self.path.partition("?")[0]))
         body = (found if isinstance(found, str) else json.dumps(found)).encode()
         self.send_response(404 if found is None else 200)
         self.send_header("Content-Length", str(len(body)))
