@@ -146,12 +146,6 @@ def certificates(folder: Path) -> tuple[Validity, ...]:
     return tuple(sorted(found, key=lambda one: (one.until, one.file)))
 
 
-def expiring(folder: Path, within: timedelta = timedelta(days=30), now: datetime | None = None) -> tuple[Validity, ...]:
-    """Those of a folder that end soon, or have ended. Raises as `certificates`."""
-    limit = (now or datetime.now(UTC)) + within
-    return tuple(one for one in certificates(folder) if one.until <= limit)
-
-
 def owner_of(cert: x509.Certificate) -> tuple[str, str]:
     """Role and name; the authority has the role `authority`."""
     found = {part.oid: str(part.value) for part in cert.subject}

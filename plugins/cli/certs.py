@@ -59,7 +59,9 @@ def tenant(session: Session, name: str, folder: Path | None, days: int) -> None:
 @DAYS_OPTION
 @pass_session
 def renew(session: Session, host: str, address: str, tls_names: str, days: int) -> None:
-    """Make this host's certificates anew; with HOST, print a line to paste there that does the same.
+    """Make the certificates of this host, or of HOST, anew.
+
+    With HOST, it prints a line to paste there.
 
     Its own keep their names; those of HOST have what --tls-names gives.
     """

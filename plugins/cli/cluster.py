@@ -69,7 +69,10 @@ def init(
     no_start: bool,
     etcd_defaults: Path,
 ) -> None:
-    """Make a cluster, of which this is the first host: its authority, certificates, settings and etcd."""
+    """Make a cluster, of which this is the first host.
+
+    It gets an authority, certificates, settings and an etcd.
+    """
     place = place_of(session)
     if place.initialised or (place.tls / "ca.key").exists():
         raise Conflict(
@@ -113,7 +116,10 @@ def init(
 @DAYS_OPTION
 @pass_session
 def invite(session: Session, name: str, address: str, parent: str, tls_names: str, days: int) -> None:
-    """Print a line to paste on another host, which then joins the cluster. The line is a secret."""
+    """Print a line by which another host joins.
+
+    It is to be pasted there, as root, and is a secret: it has the host's keys.
+    """
     authority = Authority.load(place_of(session).tls)
     name = _name(name)
     with session.store() as store:
@@ -159,7 +165,10 @@ def show_invitation(
 @click.option("--force", is_flag=True, help="Leave the cluster that this host is part of.")
 @pass_session
 def join(session: Session, force: bool) -> None:
-    """Join the cluster whose invitation is given on standard input: the line that `qnet invite` printed has it."""
+    """Join the cluster whose invitation comes by standard input.
+
+    The line that `qnet invite` printed has it.
+    """
     if session.interactive():
         raise InvalidRequest("join reads an invitation: paste the whole line that qnet invite printed")
     made = invitation.read(sys.stdin.read(1 << 16))

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from qnet import invitation
-from qnet.authority import Authority, Pair, certificates, expiring
+from qnet.authority import Authority, Pair, certificates
 from qnet.certificates import Peer, peer_of, server_context
 from qnet.errors import InvalidRequest
 from qnet.invitation import Invitation
@@ -123,14 +123,13 @@ def test_nothing_outlives_the_authority() -> None:
         Authority.create("ended", days=0).issue("host", "h")
 
 
-def test_what_ends_soon_is_told(tmp_path: Path, authority: Authority) -> None:
+def test_certificates_are_told_soonest_end_first(tmp_path: Path, authority: Authority) -> None:
     written(tmp_path, "ca", authority.pair)
-    written(tmp_path, "host", authority.issue("host", "host1", days=20))
     written(tmp_path, "client", authority.issue("operator", "ann", days=300))
-    assert [(one.file.name, one.role, one.name) for one in expiring(tmp_path)] == [("host.pem", "host", "host1")]
-    assert [one.file.name for one in certificates(tmp_path)] == ["host.pem", "client.pem", "ca.pem"]
-    later = datetime.now(UTC) + timedelta(days=290)
-    assert [one.file.name for one in expiring(tmp_path, now=later)] == ["host.pem", "client.pem"]
+    written(tmp_path, "host", authority.issue("host", "host1", days=20))
+    found = [(one.file.name, one.role, one.name) for one in certificates(tmp_path)]
+    assert found[:2] == [("host.pem", "host", "host1"), ("client.pem", "operator", "ann")]
+    assert [name for name, *_ in found] == ["host.pem", "client.pem", "ca.pem"]
 
 
 def test_renewed_it_is_the_same_owners_with_another_key(authority: Authority) -> None:

@@ -58,7 +58,7 @@ def test_settings_that_cannot_be_changed_are_left_alone(place: Place, text: str,
 
 def test_settings_that_are_wrong_afterwards_come_back(place: Place) -> None:
     before = content(place.settings.parent)
-    with pytest.raises(InvalidRequest, match="is no host name"), ExitStack() as undo:
+    with pytest.raises(InvalidRequest, match=r"host\.name is"), ExitStack() as undo:
         place.put_settings(undo, {"host": {"name": "Host_1"}})
     assert content(place.settings.parent) == before
 
