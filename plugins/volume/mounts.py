@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from pathlib import Path
+from typing import NamedTuple
 
 from qnet.commands import run
 from qnet.errors import Unavailable
@@ -90,10 +91,11 @@ class Mounts:
 
     def all(self) -> Mapping[Path, str]:
         """The targets that are mounted, with their device numbers."""
-        return {Path(point): device for device, point, kind in _mounted(MOUNTINFO) if self._ours(point, kind)}
+        return {Path(one.point): one.device for one in _mounted(MOUNTINFO) if self._ours(one)}
 
     def users(self, device: str) -> Collection[int]:
-        """Processes of other mount namespaces that have the device; containers, and who copies out of them."""
+        """Processes of other mount namespaces that have the device: containers, and who copies out of them. Not those
+        that lose it when we unmount it, as services have whose view of the file system is systemd's."""
         own = (PROCESSES / "self/ns/mnt").stat().st_ino
         seen, found = {own}, []
         for process in PROCESSES.iterdir():
@@ -102,7 +104,7 @@ class Mounts:
                 if inode in seen:
                     continue
                 seen.add(inode)
-                if any(each == device for each, _, _ in _mounted(process / "mountinfo")):
+                if any(one.device == device and not one.follows for one in _mounted(process / "mountinfo")):
                     found.append(int(process.name))
             except OSError:
                 continue  # it has ended
@@ -111,12 +113,12 @@ class Mounts:
     def sees(self, process: int, device: str) -> bool:
         """True for a process that has ended, too."""
         try:
-            return any(each == device for each, _, _ in _mounted(PROCESSES / str(process) / "mountinfo"))
+            return any(one.device == device for one in _mounted(PROCESSES / str(process) / "mountinfo"))
         except OSError:
             return True
 
-    def _ours(self, point: str, kind: str) -> bool:
-        return kind == KIND and Path(point).is_relative_to(self._root)
+    def _ours(self, one: Mounted) -> bool:
+        return one.kind == KIND and Path(one.point).is_relative_to(self._root)
 
 
 def _target(process: Path, namespace: int) -> Path | None:
@@ -130,11 +132,20 @@ def _target(process: Path, namespace: int) -> Path | None:
     return Path(os.fsdecode(words[-1]))
 
 
-def _mounted(file: Path) -> list[tuple[str, str, str]]:
-    """Device, mount point and kind of each line, see proc(5)."""
+class Mounted(NamedTuple):
+    """A line of a mountinfo, see proc(5). `follows`: what another namespace unmounts there goes here, too."""
+
+    device: str
+    point: str
+    kind: str
+    follows: bool
+
+
+def _mounted(file: Path) -> list[Mounted]:
     found = []
     for line in file.read_text().splitlines():
         left, _, right = line.partition(" - ")
         fields = left.split()
-        found.append((fields[2], fields[4], right.split()[0]))
+        follows = any(field.startswith("master:") for field in fields[6:])
+        found.append(Mounted(fields[2], fields[4], right.split()[0], follows))
     return found

@@ -52,6 +52,9 @@ class Machine:
             (self._disk / folder).mkdir(parents=True, exist_ok=True)
         options = f"lowerdir={self._root},upperdir={self._disk / 'upper'},workdir={self._disk / 'work'}"
         run(["mount", "-t", "overlay", "-o", options, "overlay", self.files])
+        self._spawn()
+
+    def _spawn(self) -> None:
         groups = [group / self._group for group in CGROUPS if group.is_dir()]
         for group in groups:
             group.mkdir(exist_ok=True)
@@ -92,7 +95,9 @@ class Machine:
         first = self._leader()
         self.sh("systemctl reboot --no-wall || true")
         wait_for(f"halt of {self.name}", lambda: not first.alive, HALT, 0.1)
-        self._wait_up()
+        assert self._supervisor is not None
+        self._supervisor.wait(HALT)  # systemd-nspawn that keeps its unit leaves the start to whoever watches over it
+        self._spawn()
 
     def remove(self) -> None:
         """Power it off and delete its disk."""
