@@ -5,7 +5,7 @@ ENGINES := debian12 debian13 unstable
 MODES := macvlan bridge vxlan
 CODE := qnet plugins scheduler tests
 
-.PHONY: deb dist demo demo-down test test-quick test-matrix test-vm bench lint format typecheck docs lock bootstrap engines clean
+.PHONY: deb dist demo demo-down test test-quick test-matrix test-package test-vm bench lint format typecheck docs lock bootstrap engines clean
 
 bootstrap:
 	@packaging/bootstrap.sh
@@ -27,6 +27,8 @@ test: engines
 	$(PYTEST) tests/e2e --engine debian12 --mode macvlan
 	$(PYTEST) tests/e2e --engine debian13 --mode bridge -m engines
 	$(PYTEST) tests/e2e --engine unstable --mode vxlan -m engines
+	@packaging/bootstrap.sh package
+	$(PYTEST) tests/package
 	$(PYTEST) tests/vm
 
 # The end-to-end tests on each engine in each mode; what is about one mode only, once on each engine.
@@ -36,6 +38,11 @@ test-matrix: engines
 
 test-quick: bootstrap
 	$(PYTEST) -q tests/unit tests/contract -m "not slow"
+
+# Two machines with systemd, in containers, on which the package is installed by the commands of docs/install.md.
+test-package: bootstrap
+	@packaging/bootstrap.sh package
+	$(PYTEST) tests/package
 
 # Two virtual machines, by emulation, with a kernel that has 802.1q. The first run builds their image.
 test-vm: bootstrap

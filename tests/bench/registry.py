@@ -13,6 +13,7 @@ from tests.bench import (
     many_networks,
     memory,
     mode_run,
+    package,
     placement,
     rates,
     throughput,
@@ -37,5 +38,6 @@ GROUPS: tuple[tuple[str, Group], ...] = (
     ("placement", placement),
     ("placement", fleet_runs),
     ("front", front),
+    ("package", package),
 )
 PARTS = tuple(dict.fromkeys(part for part, _ in GROUPS))

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab.commands import Result, run, wait_for
+from tests.lab.fabric import Fabric
 from tests.lab.image import import_args, tarball
-from tests.lab.model import LabError
+from tests.lab.model import BUILD, PROJECT, LabError, Layout
+from tests.lab.namespaces import delete_netns
+from tests.package import image
 from tests.package.guides import Step, steps
 from tests.package.machine import Machine
 
@@ -17,6 +20,38 @@ UNITS = ("qnet-network", "sharedfs", "qnet-agent", "qnet-scheduler", "qnet-gatew
 FRONT = "docker -H unix:///run/qnet/docker.sock"
 LEFT_FOR_LATER = ("Remove",)
 GUIDED = 180.0  # seconds that a command of the guide may take
+
+
+def built() -> Path:
+    """Build the Debian package of this clone."""
+    run([PROJECT / "packaging/deb.sh"], timeout=900)
+    (found,) = (BUILD / "dist").glob("*.deb")
+    return found
+
+
+@contextmanager
+def booted(layout: Layout) -> Iterator[list[Machine]]:
+    """Two machines without qnet, on the network of a lab."""
+    root, fabric, made = image.build(), Fabric(layout), list[Machine]()
+    layout.dir.mkdir(parents=True, exist_ok=True)
+    delete_netns(fabric.netns)
+    fabric.create()
+    try:
+        for number in (1, 2):
+            node = layout.node(number)
+            node.disk.mkdir(parents=True, exist_ok=True)
+            fabric.attach(node)
+            made.append(Machine(node, root))
+            made[-1].boot()
+            shutil.copy(tarball("busybox"), made[-1].files / "root/busybox.tar")
+        yield made
+    finally:
+        for machine in made:
+            machine.remove()
+            fabric.detach(machine.node)
+        delete_netns(fabric.netns)
+        shutil.rmtree(layout.dir, ignore_errors=True)
+        shutil.rmtree(layout.data, ignore_errors=True)
 
 
 class Site:
