@@ -5,8 +5,9 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-dist="$root/build/dist"
-stage="$root/build/deb"
+build=${QNET_LAB_BUILD:-$root/build}  # another place, to see that nothing depends on it
+dist="$build/dist"
+stage="$build/deb"
 python="$root/.venv/bin/python"
 
 cd "$root"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,10 @@ LEFT_FOR_LATER = ("Remove",)
 GUIDED = 180.0  # seconds that a command of the guide may take
 
 
-def built() -> Path:
-    """Build the Debian package of this clone."""
-    run([PROJECT / "packaging/deb.sh"], timeout=900)
-    (found,) = (BUILD / "dist").glob("*.deb")
+def built(place: Path = BUILD) -> Path:
+    """Build the Debian package of this clone, below this folder."""
+    run([PROJECT / "packaging/deb.sh"], timeout=900, env={**os.environ, "QNET_LAB_BUILD": str(place)})
+    (found,) = (place / "dist").glob("*.deb")
     return found
 
 
@@ -83,7 +84,7 @@ class Site:
         if "docker -H" in command and not self._loaded:
             self._load()
         done = machine.sh(f"cd /root; {command}", timeout=GUIDED)
-        if command.startswith("qnet invite"):
+        if command.startswith(("qnet invite", "qnet cert renew host2")):
             self._invitation = next(line.strip() for line in done.stdout.splitlines() if "| qnet join" in line)
         return done
 

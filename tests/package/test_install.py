@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.lab.commands import run
 from tests.lab.model import PROJECT
-from tests.package.site import FRONT, UNITS, Site
+from tests.package.site import FRONT, UNITS, Site, built
 
 SCORES = re.compile(r"^\| `([a-z-]+)\.service` \| ([0-9.]+) \|", re.MULTILINE)
 
@@ -99,6 +100,11 @@ def test_the_package_says_what_is_in_it(site: Site) -> None:
     pinned = re.findall(r"^([a-z0-9.-]+)==([^ ]+)", (PROJECT / "packaging/runtime.lock").read_text(), re.MULTILINE)
     assert named >= {(name.lower(), version) for name, version in pinned}
     assert str(PROJECT) not in json.dumps(listed)
+
+
+def test_the_package_can_be_built_again_the_same(package: Path, tmp_path: Path) -> None:
+    again = built(tmp_path / "elsewhere")
+    assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(package.read_bytes()).digest()
 
 
 def test_lintian_finds_no_error(package: Path) -> None:

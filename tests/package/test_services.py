@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,6 +150,22 @@ def test_daemons_start_without_what_they_need_and_say_what_it_is(site: Site, awa
             f"{unit} serving", lambda unit=unit: machine.shown(unit, "StatusText")["StatusText"] == "serving", 60, 0.5
         )
     site.wait_ready()
+
+
+def test_docker_elsewhere_reaches_the_front_by_a_certificate_of_an_operator(site: Site) -> None:
+    first, second = site.machines
+    made = first.sh("rm -rf /root/ann; qnet cert operator ann --dir /root/ann; ls /root/ann").stdout
+    assert all(file in made for file in ("ca.pem", "cert.pem", "key.pem"))
+    shutil.copytree(first.files / "root/ann", second.files / "root/ann", dirs_exist_ok=True)
+    try:
+        with changed_settings(first, "[gateway]\n", '[gateway]\nlisten = "10.99.0.11:2376"\n'):
+            first.sh("systemctl restart qnet-gateway")
+            asked = "docker --tlsverify -H tcp://10.99.0.11:2376 info --format '{{.Name}}'"
+            assert second.sh(f"DOCKER_CERT_PATH=/root/ann {asked}").stdout.strip()
+            refused = second.sh(f"mkdir -p /root/nobody; DOCKER_CERT_PATH=/root/nobody {asked}", check=False)
+            assert refused.returncode != 0
+    finally:
+        first.sh("systemctl restart qnet-gateway; rm -r /root/ann")
 
 
 def test_a_daemon_that_fails_again_and_again_is_started_after_longer_and_longer_pauses(site: Site) -> None:

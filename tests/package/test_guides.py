@@ -1,0 +1,31 @@
+"""What the other guides say, typed on the fleet of the first; its containers notice nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.package.guides import steps
+from tests.package.site import UNITS, Site, settle
+
+
+@pytest.mark.parametrize("page", ["upgrade.md", "security.md", "backup.md"])
+def test_every_command_of_a_guide_works(site: Site, page: str) -> None:
+    typed = steps(page)
+    assert len(typed) > 3
+    with (
+        site.container(site.first, "one", "busybox", "sleep", "1d") as one,
+        site.container(site.second, "two", "busybox", "sleep", "1d") as two,
+    ):
+        said = [(step, site.type(step).stdout) for step in typed]
+        for step, told in said:
+            assert "FAIL" not in told, step
+        for machine in site.machines:
+            for unit in UNITS:
+                settle(machine, unit, "active")
+        site.wait_ready()
+        site.first.docker("exec", "one", "ping", "-c", "2", "-w", "10", two)
+        listed = site.first.sh("qnet address ls --subnet 10.77.0.0/24").stdout
+        assert f"{one} " in listed
+        assert f"{two} " in listed
+        with site.container(site.first, "three", "busybox", "sleep", "1d") as three:
+            assert three not in (one, two)
