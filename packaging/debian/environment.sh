@@ -55,5 +55,5 @@ complete fish >"$target/usr/share/fish/vendor_completions.d/qnet.fish"
 for folder in prometheus grafana; do
     [[ -d $root/packaging/$folder ]] && cp -r "$root/packaging/$folder" "$target/usr/share/doc/qnet/"
 done
-cp -r "$root/docs" "$root/README.md" "$root/CHANGELOG.md" "$target/usr/share/doc/qnet/"
+cp -r "$root/docs" "$root/README.md" "$root/README.zh.md" "$root/CHANGELOG.md" "$target/usr/share/doc/qnet/"
 find "$target" -name __pycache__ -not -path "$site/*" -exec rm -r {} +

@@ -1,4 +1,5 @@
-"""The reference is what the code says; tables name every option; links in the documentation lead somewhere."""
+"""The reference is what the code says; tables name every option; links in the documentation lead somewhere; the two
+READMEs say the same."""
 
 from __future__ import annotations
 
@@ -22,6 +23,10 @@ from tests import reference
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 OPTION = re.compile(r"`(?:-o )?(\w+)(?:=[^`]*)?`")
+BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`[^`\n]+`")
+LINK = re.compile(r"\]\(([^)]+)\)")
+HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", reference.PAGES)
@@ -64,6 +69,26 @@ def test_tables_name_every_option(page: str, heading: str, options: Collection[s
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in LINK.findall(page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            file, _, anchor = target.partition("#")
+            there = page.parent / file if file else page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls a page's headings."""
+    headings = (re.sub(r"[^\w -]", "", text.lower()) for _, text in HEADING.findall(BLOCK.sub("", page.read_text())))
+    return {text.replace(" ", "-") for text in headings}
+
+
+def test_the_readme_in_chinese_says_what_the_english_one_does() -> None:
+    """As far as a program can tell: the same commands, pictures, code and links, headings of the same levels."""
+    english, chinese = (ROOT / "README.md").read_text(), (ROOT / "README.zh.md").read_text()
+    assert chinese.splitlines()[0] == "[English](README.md)"
+    assert BLOCK.findall(chinese) == BLOCK.findall(english)
+    ours, theirs = BLOCK.sub("", english), BLOCK.sub("", chinese)
+    assert LINK.findall(theirs)[1:] == [link for link in LINK.findall(ours) if link != "README.zh.md"]
+    assert [level for level, _ in HEADING.findall(theirs)] == [level for level, _ in HEADING.findall(ours)]
+    assert sorted(CODE.findall(theirs)) == sorted(CODE.findall(ours))
