@@ -24,6 +24,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from qnet import systemd
 from qnet.certificates import server_context
 from qnet.errors import InvalidRequest, QnetError
+from qnet.listen import share
 from qnet.program import begin, refuse
 from qnet.settings import Settings
 
@@ -132,8 +133,7 @@ class Daemon(BaseApplication):  # type: ignore[misc]
         its call with an empty body."""
         chosen = {
             "bind": [f"unix:{self._socket}", *([self._listen] if self._listen else [])],
-            "umask": 0o117 if self._group else 0o177,
-            "group": self._group or None,
+            "umask": 0o177,
             "workers": 1,
             "worker_class": "qnet.daemon.Worker",
             "threads": self._threads,
@@ -142,6 +142,7 @@ class Daemon(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": 4,
             "loglevel": "warning",
             "post_fork": _die_with_parent,
+            "when_ready": self._share,
             "worker_exit": self._leave,
         }
         for option, value in chosen.items():
@@ -170,6 +171,15 @@ class Daemon(BaseApplication):  # type: ignore[misc]
                 return connection.getresponse().status > 0
         except (OSError, HTTPException):
             return False
+
+    def _share(self, _server: Any) -> None:
+        """Let the group use the socket. gunicorn's own way is to run as the group, which only root can."""
+        if self._group:
+            try:
+                share(self._socket, "scheduler.group", self._group)
+            except InvalidRequest as error:
+                logger.error("%s", error)
+                sys.exit(os.EX_CONFIG)
 
     def _leave(self, _server: Any, worker: Any) -> None:
         """Stop, and end at once: what the interpreter would take apart takes it most of a second."""

@@ -38,7 +38,7 @@ class Forget:
         return Forgotten(host, self._delete_claim(host), {}, 0, 0)
 
     def everything(self, host: str) -> Forgotten:
-        """Release all of a host's addresses and uses of pools; its name is freed last, so that this can be repeated."""
+        """Release all of a host's addresses, uses of pools and volumes; its name is freed last, so that this can be repeated."""
         released: Counter[str] = Counter()
         used = 0
         for pool in self._inventory.pools():
@@ -60,8 +60,9 @@ class Forget:
 
     def _withdraw(self, host: str) -> int:
         networks = self._store.range(schema.network_key(host)).kvs
-        vteps = [kv for kv in self._store.range(schema.VTEPS).kvs if kv.key.endswith(f"/{host}")]
-        for kv in (*networks, *vteps):
+        below = (schema.VTEPS, schema.VOLUME_MOUNTS)
+        others = [kv for prefix in below for kv in self._store.range(prefix).kvs if kv.key.endswith(f"/{host}")]
+        for kv in (*networks, *others):
             self._delete(kv, host)
         return len(networks)
 

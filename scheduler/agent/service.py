@@ -119,7 +119,7 @@ class Agent:
             try:
                 self._once(containers, everything, facts)
                 due = self._clock() + INTERVAL if everything else due
-            except QnetError as error:
+            except (QnetError, OSError) as error:  # a full disk, say
                 logger.warning("tried again in a moment: %s", error)
                 systemd.report(str(error))
                 self._all()
@@ -149,7 +149,7 @@ class Agent:
                 self._ready.touch()
             systemd.report()
 
-    def _in_trouble(self, error: QnetError) -> None:
+    def _in_trouble(self, error: Exception) -> None:
         if isinstance(error, Unavailable) and str(error).startswith("engine") and self.registered:
             try:
                 self._registration.tell_trouble("the engine")

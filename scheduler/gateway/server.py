@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import grp
 import logging
 import os
 import socket
@@ -15,8 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 from qnet import log, metrics
-from qnet.errors import InvalidRequest, QnetError, Unavailable
-from qnet.listen import parse_listen
+from qnet.errors import QnetError, Unavailable
+from qnet.listen import parse_listen, share
 from scheduler.callers import Caller, Forbidden, caller_of
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import ClientGone, Malformed, Peer, Request
@@ -57,11 +56,8 @@ class Server:
         try:
             listener.bind(str(path))
             if group:
-                os.chown(path, -1, grp.getgrnam(group).gr_gid)
-                path.chmod(0o660)
+                share(path, "gateway.group", group)
             listener.listen(BACKLOG)
-        except KeyError as error:
-            raise InvalidRequest(f"gateway.group {group}: there is no such group") from error
         except OSError as error:
             raise Unavailable(f"cannot listen at {path}: {error.strerror}") from error
         finally:

@@ -636,6 +636,8 @@ def test_host_forget_asks(busy: Cluster) -> None:
 def test_host_forget_by_force_releases_everything_of_that_host_only(busy: Cluster) -> None:
     busy.address("10.77.0.20", "reservation", host="host2")
     busy.address("10.77.0.21", "host", host="host2", network="b" * 64)
+    busy.store.put(schema.volume_mount_key("data", "host2"), b"{}")  # else nobody could remove the volume
+    busy.store.put(schema.volume_mount_key("data", "host1"), b"{}")
     done = busy.json("host", "forget", "host2", "--yes", "--force")
     assert done == {
         "host": "host2",
@@ -646,6 +648,7 @@ def test_host_forget_by_force_releases_everything_of_that_host_only(busy: Cluste
     }
     left = busy.content()
     assert not [key for key in left if "host2" in key]
+    assert schema.volume_mount_key("data", "host1") in left
     assert [view["address"] for view in busy.json("address", "ls", "--host", "host2")] == ["10.77.0.20"]
     assert busy.record("10.77.0.1") is not None
     assert busy.json("pool", "inspect", SUBNET)["hosts"] == ["host1"]
