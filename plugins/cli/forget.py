@@ -38,7 +38,8 @@ class Forget:
         return Forgotten(host, self._delete_claim(host), {}, 0, 0)
 
     def everything(self, host: str) -> Forgotten:
-        """Release all of a host's addresses, uses of pools and volumes; its name is freed last, so that this can be repeated."""
+        """Release all of a host's addresses, uses of pools and volumes; its name goes last, so that this can be
+        repeated."""
         released: Counter[str] = Counter()
         used = 0
         for pool in self._inventory.pools():
