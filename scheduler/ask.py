@@ -182,7 +182,10 @@ def _wishes(config: Mapping[str, Any], limits: Mapping[str, Any], wishes: Iterab
         found[mode] = AUTO
     for name, entry in _table(_table(config, "NetworkingConfig"), "EndpointsConfig").items():
         ipam = (entry or {}).get("IPAMConfig") or {}
-        found[name] = str(ipam.get("IPv4Address") or ipam.get("IPv6Address") or AUTO)
+        asked = str(ipam.get("IPv4Address") or ipam.get("IPv6Address") or "")
+        if asked and name in BUILT_IN:
+            raise InvalidRequest(f"an address on network {name or 'bridge'}: only networks of qnet have them")
+        found[name] = asked or AUTO
     for wish in wishes:
         found[wish.name] = wish.address or AUTO
     for name, address in found.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from qnet.errors import InvalidRequest
+from qnet.errors import Exhausted, InvalidRequest
 from scheduler.callers import Forbidden
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.routes import Route
@@ -54,7 +54,14 @@ class Builds:
         if host is None or labels.get(CONSTRAINT):
             rules = parse(labels)
             platform = x.request.parameter("platform").partition(",")[0]
-            host = await self._s.choose(x, "build", constraints=rules.constraints, platform=platform)
+            there = frozenset({host.name}) if host is not None and x.request.parameter("session") else frozenset()
+            try:
+                host = await self._s.choose(x, "build", constraints=rules.constraints, platform=platform, hosts=there)
+            except Exhausted as error:
+                if not there:
+                    raise
+                where = f"BuildKit's session of this build is on {', '.join(there)} already"
+                raise InvalidRequest(f"{where}: {error}; with DOCKER_BUILDKIT=0 rules choose the host") from error
         self._s.pin(x.caller.who, x.caller.process, BUILD, host=host.name)
         return host
 

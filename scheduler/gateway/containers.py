@@ -372,7 +372,7 @@ def _remembered(one: Container) -> dict[str, Any]:
         created = 0
     return {
         "Id": one.id,
-        "Names": [f"/{one.called}"],
+        "Names": [f"/{one.called if '/' in one.name else one.name}"],
         "Image": one.image,
         "ImageID": "",
         "Command": "",

@@ -213,7 +213,10 @@ def what_next() -> None:
         ("the pools", f"{LAB} exec host1 .venv/bin/qnet pool ls"),
         ("a larger volume", f"{LAB} exec host1 .venv/bin/qnet volume resize {VOLUME} 200M"),
         ("who has it, and how its pool is", f"{LAB} docker host1 volume inspect {VOLUME}"),
-        ("a container anywhere", f"{LAB} exec host1 .venv/bin/qnet run --network {NETWORK} --name b busybox sleep 1d"),
+        (
+            "a container anywhere",
+            f"{LAB} exec host1 .venv/bin/qnet run --network {NETWORK} --name anywhere busybox sleep 1d",
+        ),
         ("all containers of all hosts", f"{LAB} exec host2 .venv/bin/qnet ps"),
         ("docker on all of them", f"docker -H unix://{FRONT} ps"),
         ("is everything in order?", f"{LAB} exec host1 .venv/bin/qnet doctor"),

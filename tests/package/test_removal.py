@@ -24,7 +24,7 @@ def test_nothing_is_left_after_removal_and_purge(site: Site) -> None:
     second.sh("DEBIAN_FRONTEND=noninteractive apt-get purge -y qnet", timeout=120)
     assert second.sh(LOOK).stdout == ""
     assert second.sh("getent passwd qnet", check=False).stdout == ""
-    assert second.sh("ls /run/docker/plugins; pgrep -f /opt/qnet", check=False).stdout == ""
+    assert second.sh("ls /run/docker/plugins; pgrep -f '[/]opt/qnet'", check=False).stdout == ""
     assert second.sh("systemctl list-units --all --no-legend 'qnet*' 'sharedfs*'").stdout == ""
     assert second.sh("cat /root/kept").stdout == "kept\n"
     assert "host2" not in first.sh("qnet host ls").stdout
