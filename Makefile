@@ -19,13 +19,14 @@ demo: bootstrap
 demo-down: bootstrap
 	@$(PYTHON) -m tests.lab.demo down
 
-# Unit and contract tests, integration tests, the end-to-end tests on the oldest engine, what engines differ in on the others, in
-# another mode on each, then those in virtual machines. `make test-matrix` leaves nothing out.
+# Unit and contract tests, integration tests, the end-to-end tests on the oldest engine, what engines differ in on the newest (of the
+# one between, what concerns its plugins), in another mode on each, then the package, and those in virtual machines.
+# `make test-matrix` leaves nothing out.
 test: engines
 	@packaging/bootstrap.sh vm
 	$(PYTEST) tests/unit tests/contract tests/integration
 	$(PYTEST) tests/e2e --engine debian12 --mode macvlan
-	$(PYTEST) tests/e2e --engine debian13 --mode bridge -m engines
+	$(PYTEST) tests/e2e/test_*.py tests/e2e/placement --engine debian13 --mode bridge -m engines
 	$(PYTEST) tests/e2e --engine unstable --mode vxlan -m engines
 	@packaging/bootstrap.sh package
 	$(PYTEST) tests/package
