@@ -10,11 +10,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509.oid import NameOID
 
 from plugins.cli.health import Finding
+from qnet.authority import names_of, owner_of, signed_by
 from qnet.settings import Settings
 
 SOON = timedelta(days=30)
@@ -83,14 +82,14 @@ def files(use: Use, today: datetime) -> Iterator[Finding]:
 def _wrong(use: Use, today: datetime) -> Iterator[Finding]:
     authorities, (cert, *chain) = _loaded(use.ca), _loaded(use.cert)
     where = f"[{use.section}] cert {use.cert}"
-    if not any(_signed(cert, by) for by in (*authorities, *chain)):
+    if not any(signed_by(cert, by) for by in (*authorities, *chain)):
         yield Finding("fail", f"{where} is not signed by {use.ca}", "use one authority on all hosts")
     key = load_pem_private_key(Path(use.key).read_bytes(), None)
     if key.public_key() != cert.public_key():
         yield Finding("fail", f"{where} and key {use.key} do not belong together", MADE_BY)
-    for file, one in ((use.cert, cert), *((use.ca, by) for by in authorities if _signed(cert, by))):
+    for file, one in ((use.cert, cert), *((use.ca, by) for by in authorities if signed_by(cert, by))):
         yield from _times(f"[{use.section}] {file}", one, today)
-    role, names = _subject(cert, NameOID.ORGANIZATIONAL_UNIT_NAME), _names(cert)
+    (role, _), names = owner_of(cert), [str(one.value) for one in names_of(cert)]
     if use.roles and role not in use.roles:
         yield Finding("fail", f"{where} has role {role or '-'}", f"make one with OU={' or OU='.join(use.roles)}")
     if use.address and use.address not in names:
@@ -113,29 +112,8 @@ def _loaded(file: str) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(Path(file).read_bytes())
 
 
-def _signed(cert: x509.Certificate, by: x509.Certificate) -> bool:
-    try:
-        cert.verify_directly_issued_by(by)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _subject(cert: x509.Certificate, kind: x509.ObjectIdentifier) -> str:
-    return next((str(one.value) for one in cert.subject.get_attributes_for_oid(kind)), "")
-
-
-def _names(cert: x509.Certificate) -> list[str]:
-    """The names and addresses that a server with it may have."""
-    try:
-        found = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return [str(one.value) for one in found]
-
-
 def _described(cert: x509.Certificate) -> str:
-    role, name = _subject(cert, NameOID.ORGANIZATIONAL_UNIT_NAME), _subject(cert, NameOID.COMMON_NAME)
+    role, name = owner_of(cert)
     return f"{role} {name}, valid until {cert.not_valid_after_utc:%Y-%m-%d}".strip()
 
 
