@@ -5,7 +5,7 @@ ENGINES := debian12 debian13 unstable
 MODES := macvlan bridge vxlan
 CODE := qnet plugins scheduler tests
 
-.PHONY: deb dist demo demo-down test test-quick test-matrix test-package test-vm bench lint format typecheck docs lock bootstrap engines clean
+.PHONY: e2e-hosts e2e-fleet e2e-debian13 e2e-unstable deb dist demo demo-down test test-quick test-matrix test-package test-vm bench lint format typecheck docs lock bootstrap engines clean
 
 bootstrap:
 	@packaging/bootstrap.sh
@@ -25,12 +25,22 @@ demo-down: bootstrap
 test: engines
 	@packaging/bootstrap.sh vm
 	$(PYTEST) tests/unit tests/contract tests/integration
-	$(PYTEST) tests/e2e --engine debian12 --mode macvlan
-	$(PYTEST) tests/e2e/test_*.py tests/e2e/placement --engine debian13 --mode bridge -m engines
-	$(PYTEST) tests/e2e --engine unstable --mode vxlan -m engines
+	@$(MAKE) --no-print-directory -j2 --output-sync=target e2e-hosts e2e-fleet
+	@$(MAKE) --no-print-directory -j2 --output-sync=target e2e-debian13 e2e-unstable
 	@packaging/bootstrap.sh package
 	$(PYTEST) tests/package
 	$(PYTEST) tests/vm
+
+# Parts of `make test`, two at a time: each has labs of its own, and waits more than it works.
+FLEET := tests/e2e/front tests/e2e/placement
+e2e-hosts:
+	QNET_LAB_DIR=/run/qnet-$@ $(PYTEST) tests/e2e $(FLEET:%=--ignore %) --engine debian12 --mode macvlan
+e2e-fleet:
+	QNET_LAB_DIR=/run/qnet-$@ $(PYTEST) $(FLEET) --engine debian12 --mode macvlan
+e2e-debian13:
+	QNET_LAB_DIR=/run/qnet-$@ $(PYTEST) tests/e2e/test_*.py tests/e2e/placement --engine debian13 --mode bridge -m engines
+e2e-unstable:
+	QNET_LAB_DIR=/run/qnet-$@ $(PYTEST) tests/e2e --engine unstable --mode vxlan -m engines
 
 # The end-to-end tests on each engine in each mode; what is about one mode only, once on each engine.
 test-matrix: engines

@@ -111,7 +111,7 @@ class Exchange:
         length = {} if status in (204, 304) else {"Content-Length": "0" if bare else str(len(data))}
         close = {} if self.lasts else {"Connection": "close"}
         self.begun = True
-        head = answer_head(status, {**self._headers, **_signature(), **kind, **(headers or {}), **length, **close})
+        head = answer_head(status, {**self._headers, **self._signature(), **kind, **(headers or {}), **length, **close})
         await self.client.write(head if bare else head + data)
 
     async def refuse(self, status: int, message: str) -> None:
@@ -122,7 +122,7 @@ class Exchange:
     async def stream(self) -> AsyncIterator[Callable[[bytes], Coroutine[Any, Any, None]]]:
         """An answer in pieces, as they come; it ends whole only if nothing goes wrong."""
         self.begun = True
-        headers = {**self._headers, **_signature(), "Content-Type": JSON, "Transfer-Encoding": "chunked"}
+        headers = {**self._headers, **self._signature(), "Content-Type": JSON, "Transfer-Encoding": "chunked"}
         await self.client.write(answer_head(200, headers))
 
         async def send(data: bytes) -> None:
@@ -195,7 +195,7 @@ class Exchange:
     async def hand(self, answer: Answer, content: bytes) -> None:
         """An engine's answer with another body."""
         self.begun = True
-        kept = {name.title(): value for name, value in answer.headers.items() if name not in HOP} | _signature()
+        kept = {name.title(): value for name, value in answer.headers.items() if name not in HOP} | self._signature()
         if answer.status not in (204, 304):
             kept["Content-Length"] = str(len(content))
         await self.client.write(answer_head(answer.status, kept) + content)
@@ -216,7 +216,7 @@ class Exchange:
     async def _pass_on(self, answer: Answer) -> None:
         self.begun = True
         self.lasts = self.lasts and answer.framed
-        head = _signed(answer)
+        head = self._signed(answer)
         if not answer.at_hand:
             await self.client.write(head)
             head = b""
@@ -226,10 +226,22 @@ class Exchange:
         if head:
             await self.client.write(head)
 
+    def _signature(self) -> dict[str, str]:
+        """The header that says under which id a request stands in the logs, for who has sent one: to all others the
+        front's answers are an engine's."""
+        return {log.HEADER: log.current()} if log.HEADER.lower() in self.request.headers else {}
+
+    def _signed(self, answer: Answer) -> bytes:
+        """The head of an engine's answer with that header."""
+        status, end, rest = answer.raw.partition(b"\r\n")
+        return b"".join(
+            (status, end, *(f"{name}: {text}\r\n".encode() for name, text in self._signature().items()), rest)
+        )
+
     async def _hand_over(self, answer: Answer, peer: Peer) -> int:
         """From here on the connection belongs to the two ends."""
         self.begun, self.lasts, self.relayed = True, False, True
-        await self.client.write(_signed(answer))
+        await self.client.write(self._signed(answer))
         kind = self.path.rpartition("/")[2]  # of a call that an engine has agreed to: attach, start, session, grpc
         with metrics.STREAMS.labels(kind).track_inprogress(), self._upstreams.hangups.of(self.client.stream) as gone:
             moving = asyncio.ensure_future(pump(self.client, peer, SENT.inc, RECEIVED.inc))
@@ -297,17 +309,6 @@ class Exchange:
                 return await waiting
         except TimeoutError:
             raise error from None
-
-
-def _signature() -> dict[str, str]:
-    """The header that says under which id a request stands in the logs."""
-    return {log.HEADER: log.current()}
-
-
-def _signed(answer: Answer) -> bytes:
-    """The head of an engine's answer with that header."""
-    status, end, rest = answer.raw.partition(b"\r\n")
-    return b"".join((status, end, log.HEADER.encode(), b": ", log.current().encode(), end, rest))
 
 
 async def outcome_of(task: asyncio.Future[T]) -> T:
