@@ -35,6 +35,8 @@ PAUSE = (0.1, 0.4)  # seconds between two tries
 AGE = 10.0  # seconds for which it is known whether there is a glusterd
 # what the command says while another one works on the volume
 BUSY = ("Another transaction", "Locking failed", "in progress", "Please try again")
+# of glusterd's own mount for quotas, which a command before this one may be ending; with no brick it stays so
+LOST, LOST_PATIENCE = "Transport endpoint is not connected", 5.0
 AWAY = ("Connection failed", "glusterd is not running", "Please check if gluster daemon is operational")
 STATES = get_args(Health)  # from the best
 SOFT, HARD = "features.soft-timeout", "features.hard-timeout"
@@ -176,7 +178,7 @@ def _ask(pool: VolumePoolRecord, call: Callable[[], ResultT]) -> ResultT:
         InvalidRequest: gluster refuses it.
         Unavailable: it does not answer, or does not come to an end.
     """
-    deadline = time.monotonic() + PATIENCE
+    began = time.monotonic()
     while True:
         try:
             return call()
@@ -190,8 +192,8 @@ def _ask(pool: VolumePoolRecord, call: Callable[[], ResultT]) -> ResultT:
             raise Unavailable(f"pool {pool.name}: gluster did not answer within {DEADLINE:g} s") from error
         if any(word in said for word in AWAY):
             raise Unavailable(f"pool {pool.name}: glusterd of this host does not answer: systemctl start glusterd")
-        if not any(word in said for word in BUSY):
+        if not (busy := any(word in said for word in BUSY)) and LOST not in said:
             raise InvalidRequest(f"pool {pool.name}: gluster: {said}")
-        if time.monotonic() > deadline:
-            raise Unavailable(f"pool {pool.name}: gluster is busy: {said}")
+        if time.monotonic() - began > (PATIENCE if busy else LOST_PATIENCE):
+            raise Unavailable(f"pool {pool.name}: gluster is busy, or lost its bricks: {said}")
         time.sleep(random.uniform(*PAUSE))  # noqa: S311 - only spreads the tries

@@ -327,12 +327,14 @@ docker inspect -f '{{len .Mounts}}' $P-a
 docker rm -fv $P-a
 
 ## events
-docker events --until $(($(date +%s) + 3)) --filter container=$P-a --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}}' > $P.events & sleep 0.5
+docker events --since $(date +%s) --filter container=$P-a --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}}' > $P.events & events=$!
 docker run --rm --network none --name $P-a busybox true
-wait
+for i in $(seq 200); do grep -q destroy $P.events && break; sleep 0.1; done
+kill $events; wait $events
 cat $P.events
 rm $P.events
-docker events --since 1s --until 0s --filter nosuch=1
+docker events --until $(($(date +%s) + 1)) --filter container=$P-none
+docker events --since 1s --until 0s --filter container=$P-none --filter nosuch=1
 
 ## info and version
 docker info --format '{{.OSType}} {{.ServerVersion}} {{.Swarm.LocalNodeState}} {{.Driver}}'
