@@ -18,6 +18,7 @@ Data: TypeAlias = bytes | bytearray | memoryview
 Moved: TypeAlias = Callable[[int], object]
 
 CHUNK = 256 * 1024
+RECORD = 16 * 1024  # the most that TLS gives at once
 HANDSHAKE = 10.0  # seconds
 IDLE, INTERVAL, PROBES = 2, 1, 3  # seconds after which, and how often, a silent TCP peer is asked whether it lives
 
@@ -134,7 +135,7 @@ class Tls:
                 early, self._early = bytes(self._early), bytearray()
                 return early
             try:
-                found = self.tls.read(CHUNK)
+                found = self.tls.read(RECORD)
             except ssl.SSLWantReadError:
                 if self._out.pending:
                     await self._flush()
@@ -142,7 +143,13 @@ class Tls:
             except ssl.SSLZeroReturnError:
                 return b""
             else:
-                return found
+                return b"".join((found, *self._records()))
+
+    def _records(self) -> Iterator[bytes]:
+        """What else is at hand. What ends the stream is met by the next read."""
+        with contextlib.suppress(ssl.SSLError):
+            for _ in range(CHUNK // RECORD):
+                yield self.tls.read(RECORD)
 
     async def write(self, data: Data) -> None:
         left = memoryview(data)

@@ -60,6 +60,13 @@ async def joined(kind: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> 
         other.close()
 
 
+async def read(stream: Stream, length: int) -> bytes:
+    found = bytearray()
+    while len(found) < length:
+        found += await stream.read()
+    return bytes(found)
+
+
 async def everything(stream: Stream) -> bytes:
     found = bytearray()
     while data := await stream.read():
@@ -104,11 +111,19 @@ def test_what_comes_after_one_end_was_said_arrives(kind: str, contexts: tuple[ss
     asyncio.run(asyncio.wait_for(body(), 30))
 
 
-def test_a_connection_that_is_cut_is_no_end(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+@pytest.mark.parametrize("sent", [b"", b"last", b"records" * 10_000], ids=["nothing", "a record", "records"])
+@pytest.mark.parametrize("noise", [b"", b"\x17\x03\x03\x00\x20" + bytes(32)], ids=["cut", "noise"])
+def test_a_connection_that_is_cut_is_no_end(
+    sent: bytes, noise: bytes, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
     async def body() -> None:
         async with joined("tls", contexts) as (one, other):
-            other.close()
-            with pytest.raises(ssl.SSLError, match="EOF"):
+            await other.write(sent)
+            below = other._below  # type: ignore[attr-defined]
+            await below.write(noise)
+            below.close()
+            assert await read(one, len(sent)) == sent
+            with pytest.raises(ssl.SSLError, match=r"EOF|BAD_RECORD"):
                 await one.read()
 
     asyncio.run(asyncio.wait_for(body(), 30))
@@ -121,9 +136,7 @@ def test_a_writer_waits_for_its_reader(kind: str, contexts: tuple[ssl.SSLContext
             writing = asyncio.create_task(one.write(bytes(MANY)))
             await asyncio.sleep(0.2)
             assert not writing.done()
-            read = 0
-            while read < MANY:
-                read += len(await other.read())
+            await read(other, MANY)
             await writing
 
     asyncio.run(asyncio.wait_for(body(), 30))
