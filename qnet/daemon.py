@@ -105,7 +105,8 @@ class Supervisor(Arbiter):  # type: ignore[misc]
 class Daemon(BaseApplication):  # type: ignore[misc]
     """Serves what `build` returns. `build` runs in the worker, after the fork: gRPC channels do not survive one.
 
-    `group` may use the socket too. At `listen` (HOST:PORT) it is served as well, to whom `tls` lets in.
+    `group`, which the setting `group_key` names, may use the socket too. At `listen` (HOST:PORT) it is served as well,
+    to whom `tls` lets in.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Daemon(BaseApplication):  # type: ignore[misc]
         socket: Path,
         threads: int,
         group: str = "",
+        group_key: str = "",
         listen: str = "",
         tls: ssl.SSLContext | None = None,
         reload: Callable[[], None] = lambda: None,
@@ -122,6 +124,7 @@ class Daemon(BaseApplication):  # type: ignore[misc]
         self._socket = socket
         self._threads = threads
         self._group = group
+        self._group_key = group_key
         self._listen = listen
         self.tls = tls
         self.reload_settings = reload
@@ -176,7 +179,7 @@ class Daemon(BaseApplication):  # type: ignore[misc]
         """Let the group use the socket. gunicorn's own way is to run as the group, which only root can."""
         if self._group:
             try:
-                share(self._socket, "scheduler.group", self._group)
+                share(self._socket, self._group_key, self._group)
             except InvalidRequest as error:
                 logger.error("%s", error)
                 sys.exit(os.EX_CONFIG)
@@ -192,11 +195,7 @@ class Daemon(BaseApplication):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until SIGTERM."""
         self._socket.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            Supervisor(self).run()
-        except RuntimeError as error:
-            print(f"\nError: {error}\n", file=sys.stderr)
-            sys.exit(1)
+        Supervisor(self).run()
 
 
 def serve(
@@ -211,7 +210,8 @@ def serve(
     except QnetError as error:
         refuse(name, error)
     group, listen = getattr(own, "group", ""), getattr(own, "listen", "")
-    Daemon(partial(build, config), Path(own.socket), own.threads, group, listen, tls, reload).run()
+    daemon = partial(Daemon, partial(build, config), Path(own.socket), own.threads)
+    daemon(group, f"{section}.group", listen, tls, reload).run()
 
 
 def _die_with_parent(_server: Any, worker: Any) -> None:

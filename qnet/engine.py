@@ -166,17 +166,20 @@ class Engine:
         if self._tls is None:
             return docker.APIClient(base_url=self._url, version=self._version, timeout=timeout)
         if self._version == "auto":
-            first = self._remote(self._tls, timeout, REMOTE_API)
+            first = remote_client(self._url, self._tls, REMOTE_API, timeout)
             self._version = first.version(api_version=False)["ApiVersion"]
             first.close()
-        return self._remote(self._tls, timeout, self._version)
+        return remote_client(self._url, self._tls, self._version, timeout)
 
-    def _remote(self, files: tuple[str, str, str], timeout: float, version: str) -> Any:
-        ca, cert, key = files
-        tls = docker.tls.TLSConfig(client_cert=(cert, key), ca_cert=ca, verify=True)
-        client = docker.APIClient(base_url=self._url, tls=tls, version=version, timeout=timeout)
-        client.trust_env = False  # neither proxies nor other authorities than the cluster's; "auto" would ask before
-        return client
+
+def remote_client(url: str, tls: tuple[str, str, str], version: str, timeout: float) -> Any:
+    """A client of another host's engine, at `tcp://HOST:PORT`, with authority, certificate and key; the version is
+    that of the API ("auto" would ask before the client is ready)."""
+    ca, cert, key = tls
+    config = docker.tls.TLSConfig(client_cert=(cert, key), ca_cert=ca, verify=True)
+    client = docker.APIClient(base_url=url, tls=config, version=version, timeout=timeout)
+    client.trust_env = False  # neither proxies nor other authorities than the cluster's
+    return client
 
 
 class Busy(Protocol):

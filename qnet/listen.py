@@ -18,6 +18,11 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def location(host: str, port: int) -> str:
+    """The same as a text."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def share(path: Path, option: str, group: str) -> None:
     """Let a group use a socket that only its owner may use so far. Raises InvalidRequest."""
     try:

@@ -17,6 +17,7 @@ ROOT = "/qnet/v1/"
 PLACEMENT = ROOT + "placement/"
 POOLS = ROOT + "pools/"
 CONTENTS = ROOT + "contents/"
+MACS = ROOT + "macs/"
 HOSTS = ROOT + "hosts/"
 NETWORKS = ROOT + "networks/"
 TENANTS = ROOT + "tenants/"
@@ -402,7 +403,7 @@ def use_key(tenant: str, subnet: str, host: str = "") -> str:
 
 def mac_key(tenant: str, mac: str) -> str:
     """Where a MacRecord stands."""
-    return f"{ROOT}macs/{tenant}/{mac}"
+    return f"{MACS}{tenant}/{mac}"
 
 
 def host_key(host: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import docker
 import requests
 
+from qnet.engine import REMOTE_API, remote_client
 from qnet.errors import Conflict, Internal, InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.settings import Scheduler
 from scheduler.model import Machine
@@ -21,7 +22,6 @@ CONNECT = 5.0  # seconds to reach a host
 FRESH = 5.0  # seconds for which an idle connection is trusted
 IDLE = 8  # connections kept for the next call, to each host
 AUTH = "X-Registry-Auth"
-LEAST_API = "1.41"
 BAD, GONE = 400, 404
 KINDS: Mapping[int, type[QnetError]] = {
     400: InvalidRequest,
@@ -166,12 +166,8 @@ class Engines:
 
     def _new(self, host: Machine) -> Any:
         own = self._settings
-        tls = docker.tls.TLSConfig(client_cert=(own.cert, own.key), ca_cert=own.ca, verify=True)
-        client = docker.APIClient(
-            base_url=f"tcp://{host.url}", tls=tls, version=host.api or LEAST_API, timeout=own.timeout
-        )
-        client.trust_env = False  # neither proxies nor other authorities than the cluster's
-        return client
+        tls, version = (own.ca, own.cert, own.key), host.api or REMOTE_API
+        return remote_client(f"tcp://{host.url}", tls, version, own.timeout)
 
 
 def _url(client: Any, path: str) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import select
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeAlias
 
@@ -20,6 +21,7 @@ Moved: TypeAlias = Callable[[int], object]
 CHUNK = 256 * 1024
 RECORD = 16 * 1024  # the most that TLS gives at once
 HANDSHAKE = 10.0  # seconds
+TURN = 10.0  # seconds that a loop may take for a turn
 IDLE, INTERVAL, PROBES = 2, 1, 3  # seconds after which, and how often, a silent TCP peer is asked whether it lives
 
 
@@ -279,6 +281,13 @@ async def both(*ways: Coroutine[Any, Any, None]) -> None:
                 tasks.create_task(way)
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
+
+
+def turns(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop goes on; asked from another thread."""
+    turned = threading.Event()
+    loop.call_soon_threadsafe(turned.set)
+    return turned.wait(TURN)
 
 
 def watch(sock: socket.socket) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from qnet.errors import InvalidRequest
+from qnet.listen import location
 from scheduler.model import Container, Net
 
 PORT, PATH, SCHEME, NETWORK = (f"qnet.metrics.{name}" for name in ("port", "path", "scheme", "network"))
@@ -65,7 +66,6 @@ def target(container: Container, networks: Mapping[str, Net]) -> Target | None:
         return None
     for network, addresses in sorted(container.reached.items()):
         if network in networks and networks[network].pools and asked.network in ("", network):
-            host = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
             labels = {
                 "container": container.name,
                 "host": container.host,
@@ -74,5 +74,5 @@ def target(container: Container, networks: Mapping[str, Net]) -> Target | None:
                 "__metrics_path__": asked.path,
                 "__scheme__": asked.scheme,
             }
-            return Target((f"{host}:{asked.port}",), labels)
+            return Target((location(addresses[0], asked.port),), labels)
     return None

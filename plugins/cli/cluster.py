@@ -11,17 +11,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from plugins.cli import etcd_here
 from plugins.cli.hostfiles import Place, put
+from plugins.cli.machines import machine
 from plugins.cli.session import Session, pass_session
 from qnet import invitation, schema, settings
 from qnet.addresses.model import parse_address
 from qnet.authority import DAYS, STORE_CLIENT, Authority, Pair
 from qnet.errors import Conflict, InvalidRequest
 from qnet.invitation import Invitation
+from qnet.listen import location, parse_listen
 from qnet.settings import NAME, Etcd
 from qnet.store.base import Store
 
@@ -81,16 +82,10 @@ def init(
         )
     name, address = _name(name or session.settings.host.name), _address(address or _own_address())
     parent = _parent(parent)
-    here = etcd == HERE
-    if here and (etcd_ca or etcd_cert or etcd_key):
+    here, given = etcd == HERE, (etcd_ca or "", etcd_cert or "", etcd_key or "")
+    if here and any(given):
         raise InvalidRequest("--etcd-ca, --etcd-cert and --etcd-key go with --etcd HOST:PORT")
-    if bool(etcd_cert) != bool(etcd_key) or (etcd_cert and not etcd_ca):
-        raise InvalidRequest("--etcd-cert needs --etcd-key and --etcd-ca")
-    endpoints = (etcd_here.endpoint(address),) if here else etcd_here.parse_endpoints(etcd)
-    files = place.files("host") if here else (etcd_ca or "", etcd_cert or "", etcd_key or "")
-    store = Etcd(endpoints, *files)
-    if not here:
-        etcd_here.check(store)
+    store = Etcd((etcd_here.endpoint(address),), *place.files("host")) if here else etcd_here.other(etcd, *given)
     authority = Authority.create(f"qnet {name}")
     with ExitStack() as undo:
         put(undo, place.tls / "ca.pem", authority.pair.cert_pem)
@@ -207,9 +202,8 @@ def join(session: Session, force: bool) -> None:
 
 def known_address(store: Store, name: str) -> str:
     """Where the agent of a host was last reached; nothing if that is not known."""
-    kv = store.get(f"{schema.ROOT}placement/machines/{name}")
-    url = msgspec.json.decode(kv.value).get("url", "") if kv else ""
-    return str(url).rpartition(":")[0].strip("[]")
+    known = machine(store, name)
+    return parse_listen(known.url)[0] if known and known.url else ""
 
 
 def _written(folder: Path, ca: bytes, pair: Pair) -> tuple[str, str, str]:
@@ -243,11 +237,10 @@ def _pairs(authority: Authority, name: str, address: str, more: str, days: int) 
 
 
 def _put_settings(undo: ExitStack, place: Place, name: str, address: str, parent: str, etcd: Etcd) -> None:
-    host = f"[{address}]" if ":" in address else address
     wanted: dict[str, dict[str, object]] = {
         "host": {"name": name},
         "etcd": {"endpoints": etcd.endpoints, "ca": etcd.ca, "cert": etcd.cert, "key": etcd.key},
-        "agent": {"address": f"{host}:{AGENT_PORT}"},
+        "agent": {"address": location(address, AGENT_PORT)},
         **({"network": {"parent": parent}} if parent else {}),
     }
     place.put_settings(undo, wanted)
@@ -267,7 +260,7 @@ def _tell(name: str, place: Place, etcd: Etcd, here: bool, no_start: bool) -> No
 
 
 def _known(store: Store, name: str) -> bool:
-    return any(store.get(key) for key in (schema.host_key(name), f"{schema.ROOT}placement/machines/{name}"))
+    return bool(store.get(schema.host_key(name)) or machine(store, name))
 
 
 def _name(name: str) -> str:

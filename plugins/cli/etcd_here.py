@@ -12,6 +12,7 @@ from qnet import commands, schema
 from qnet.authority import STORE_CLIENT, Authority, Pair
 from qnet.connect import open_store
 from qnet.errors import Conflict, InvalidRequest, QnetError, Unavailable
+from qnet.listen import location
 from qnet.settings import Etcd
 
 DEFAULTS = Path("/etc/default/etcd")
@@ -28,7 +29,7 @@ def folder(place: Place) -> Path:
 
 def endpoint(address: str) -> str:
     """Where etcd listens for the hosts."""
-    return f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
+    return location(address, PORT)
 
 
 def issue(authority: Authority, name: str, address: str, days: int) -> Pair:
@@ -82,6 +83,15 @@ def start(undo: ExitStack, config: Etcd) -> None:
             time.sleep(PAUSE)
         else:
             return
+
+
+def other(endpoints: str, ca: str, cert: str, key: str) -> Etcd:
+    """The settings of an etcd that somebody else runs, when it answers. Raises Unavailable, InvalidRequest."""
+    if bool(cert) != bool(key) or (cert and not ca):
+        raise InvalidRequest("--etcd-cert needs --etcd-key and --etcd-ca")
+    config = Etcd(parse_endpoints(endpoints), ca, cert, key)
+    check(config)
+    return config
 
 
 def check(config: Etcd) -> None:

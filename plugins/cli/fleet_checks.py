@@ -14,28 +14,18 @@ from pathlib import Path
 import msgspec
 
 from plugins.cli.health import Finding, Level
+from plugins.cli.machines import ALIVE, MACHINES, ORDERS, REPLICAS, Machine
 from plugins.cli.unixhttp import reason
 from qnet import schema
+from qnet.certificates import client_context
+from qnet.listen import parse_listen
 from qnet.settings import Scheduler
 from qnet.store.base import KeyValue, Store
 
-MACHINES, ALIVE, ORDERS, REPLICAS = (
-    f"{schema.PLACEMENT}{kind}/" for kind in ("machines", "alive", "orders", "replicas")
-)
 ANSWER = 2.0  # seconds that an agent may take to connect, and to answer
 SKEW = 3.0  # seconds: an answer tells the time to the second
 AT_ONCE = 64
 TIME = "have every host keep the time: apt install chrony"
-
-
-class Host(msgspec.Struct, frozen=True):
-    """Of what an agent tells of its host, what is looked at here; see docs/schema.md."""
-
-    name: str
-    url: str = ""
-    engine: str = ""
-    qnet: str = ""
-    trouble: tuple[str, ...] = ()
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -73,8 +63,7 @@ def agents(store: Store, config: Scheduler) -> Iterator[Finding]:
     if not Path(config.cert).exists():
         yield Finding("ok", f"agents are not asked: only who places reaches them, and {config.cert} is not there")
         return
-    context = ssl.create_default_context(cafile=config.ca)
-    context.load_cert_chain(config.cert, config.key)
+    context = client_context(config.ca, config.cert, config.key)
     with ThreadPoolExecutor(min(len(asked), AT_ONCE), thread_name_prefix="agents") as crew:
         yield from crew.map(lambda host: _agent(host, context), asked)
 
@@ -90,7 +79,7 @@ def replicas(store: Store) -> Iterator[Finding]:
         yield Finding("warn", "there are hosts, and nobody places containers on them", todo)
 
 
-def _host(host: Host, up: bool, drained: bool, mine: bool) -> Finding:
+def _host(host: Machine, up: bool, drained: bool, mine: bool) -> Finding:
     what = f"host {host.name}: engine {host.engine or 'unknown'}, qnet {host.qnet or 'unknown'}, at {host.url}"
     if not up:
         level: Level = "fail" if mine else "warn"
@@ -102,9 +91,9 @@ def _host(host: Host, up: bool, drained: bool, mine: bool) -> Finding:
     return Finding("ok", f"{what}: up{', drained' if drained else ''}")
 
 
-def _agent(host: Host, context: ssl.SSLContext) -> Finding:
-    name, _, port = host.url.rpartition(":")
-    connection = http.client.HTTPSConnection(name.strip("[]"), int(port), timeout=ANSWER, context=context)
+def _agent(host: Machine, context: ssl.SSLContext) -> Finding:
+    name, port = parse_listen(host.url)
+    connection = http.client.HTTPSConnection(name, port, timeout=ANSWER, context=context)
     began, wall = time.monotonic(), time.time()
     try:
         connection.request("GET", "/_ping")
@@ -123,8 +112,8 @@ def _agent(host: Host, context: ssl.SSLContext) -> Finding:
     return Finding("ok", what)
 
 
-def _hosts(store: Store) -> dict[str, Host]:
-    return {name: schema.decode(kv.value, Host, kv.key) for name, kv in _below(store, MACHINES).items()}
+def _hosts(store: Store) -> dict[str, Machine]:
+    return {name: schema.decode(kv.value, Machine, kv.key) for name, kv in _below(store, MACHINES).items()}
 
 
 def _below(store: Store, prefix: str) -> Mapping[str, KeyValue]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from plugins.cli.machines import CONTAINERS, MACHINES, Machine
 from plugins.ipam import compare
 from plugins.ipam.compare import Owner, Place
 from qnet import schema
@@ -32,15 +33,12 @@ from qnet.schema import (
     VolumeRecord,
 )
 
-PLACEMENT = schema.ROOT + "placement/"
-MACS = schema.ROOT + "macs/"
-MACHINES, CONTAINERS = PLACEMENT + "machines/", PLACEMENT + "containers/"
 # a host writes these about itself, again and again; of the last three only the revision counts
 BY_HOSTS = (
     *(schema.VTEPS, schema.NETWORKS, schema.HOSTS, schema.VOLUME_MOUNTS, schema.VOLUME_HEALTH, MACHINES),
-    *(PLACEMENT + kind for kind in ("vitals/", "ledgers/", "groups/", "quotas/")),
+    *(schema.PLACEMENT + kind for kind in ("vitals/", "ledgers/", "groups/", "quotas/")),
 )
-MADE = (MACS, schema.SEGMENTS, schema.VOLUME_SIZES)
+MADE = (schema.MACS, schema.SEGMENTS, schema.VOLUME_SIZES)
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 
@@ -49,13 +47,6 @@ class Placed(msgspec.Struct):
 
     host: str
     id: str = ""
-
-
-class Machine(msgspec.Struct):
-    """What is read of a machine's record."""
-
-    name: str
-    url: str = ""
 
 
 @dataclass(slots=True)
@@ -224,9 +215,7 @@ def _check_pools(merged: Merged) -> None:
         parsed = sorted(
             map(parse_subnet, subnets), key=lambda net: (net.version, int(net.network_address), net.prefixlen)
         )
-        for one, other in pairwise(
-            parsed
-        ):  # subnets lie in each other or apart: one that overlaps any does its neighbour
+        for one, other in pairwise(parsed):  # subnets lie in each other or apart: who overlaps any does its neighbour
             if overlapping(other, (one,)) is not None:
                 merged.problems.append(
                     f"pools {one} and {other} of tenant {tenant} overlap: remove the networks of that which is not "

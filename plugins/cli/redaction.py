@@ -54,13 +54,10 @@ CONTAINER: Allowed = {
     },
     "Mounts": dict.fromkeys(("Type", "Name", "Destination", "Driver", "RW"), True),
 }
-KINDS = tuple(  # records whose fields are known to hold nothing secret; of others, only the key is told
-    schema.ROOT + kind
-    for kind in (
-        *("pools/", "contents/", "macs/", "hosts/", "networks/", "tenants/", "segments/", "vteps/", "limits/"),
-        *("volumes/", "volume-sizes/", "volume-pools/", "volume-mounts/", "volume-trash/", "volume-health/"),
-        *("volume-locks/", "placement/"),
-    )
+KINDS = (  # records whose fields are known to hold nothing secret; of others, only the key is told
+    *(schema.POOLS, schema.CONTENTS, schema.MACS, schema.HOSTS, schema.NETWORKS, schema.TENANTS, schema.SEGMENTS),
+    *(schema.VTEPS, schema.LIMITS, schema.VOLUMES, schema.VOLUME_SIZES, schema.VOLUME_POOLS, schema.VOLUME_MOUNTS),
+    *(schema.VOLUME_TRASH, schema.VOLUME_HEALTH, schema.VOLUME_LOCKS, schema.PLACEMENT),
 )
 PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 IN_URL = re.compile(r"(?<=://)[^/\s@\"']+(?=@)")

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from plugins.volume.repository import Repository
 from plugins.volume.service import Service
+from qnet import metrics
 from qnet.errors import QnetError
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,5 @@ class Meter(Collector):
 
 def families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
     """What a meter tells of, empty."""
-    gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in METRICS.items()}
     counters = {name: CounterMetricFamily(name, text, labels=VOLUME) for name, (_, text) in TRAFFIC.items()}
-    return gauges | counters
+    return {**metrics.gauges(METRICS), **counters}

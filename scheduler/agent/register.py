@@ -111,13 +111,13 @@ class Registration:
     def _troubles(self) -> list[str]:
         """The plugins of this host that do not answer; one that was never there is none."""
         plugins = {"qnet-network": self._config.network.socket, "sharedfs": self._config.volume.socket}
-        doors = {name: self._door(name, path) for name, path in plugins.items()}
-        return [name for name, path in doors.items() if os.path.exists(path) and not _answers(path)]  # noqa: PTH110 - that raises
+        return [name for name, path in plugins.items() if (door := self._door(name, path)) and not _answers(door)]
 
     def _door(self, name: str, path: str) -> str:
-        """Where a plugin can be asked: its second socket, that systemd keeps for us, who may not be root."""
-        second = f"{self._config.host.run_dir}/{name}.sock"
-        return second if os.path.exists(second) else path  # noqa: PTH110
+        """Where a plugin can be asked: its second socket, that systemd keeps for us, who may not be root, or its first;
+        empty: there is none."""
+        doors = (f"{self._config.host.run_dir}/{name}.sock", path)
+        return next((door for door in doors if os.path.exists(door)), "")  # noqa: PTH110 - that raises
 
 
 def _answers(path: str) -> bool:

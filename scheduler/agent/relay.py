@@ -15,14 +15,13 @@ from collections.abc import Callable
 
 from qnet.errors import Unavailable
 from qnet.listen import parse_listen
-from scheduler.streams import Plain, Tls, connect_unix, pump
+from scheduler.streams import Plain, Tls, connect_unix, pump, turns
 
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 8192
 BACKLOG = 256
 AGAIN = 0.1  # seconds
-ANSWER = 10.0  # seconds that the thread may take for a turn
 
 
 class Relay:
@@ -51,10 +50,7 @@ class Relay:
 
     def alive(self) -> bool:
         """Whether the thread goes on."""
-        turned = threading.Event()
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(turned.set)
-        return turned.wait(ANSWER)
+        return self._loop is not None and turns(self._loop)
 
     def stop(self) -> None:
         """Take no more connections; those that are there end with the process."""

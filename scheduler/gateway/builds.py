@@ -54,13 +54,14 @@ class Builds:
         if host is None or labels.get(CONSTRAINT):
             rules = parse(labels)
             platform = x.request.parameter("platform").partition(",")[0]
-            there = frozenset({host.name}) if host is not None and x.request.parameter("session") else frozenset()
+            held = host if x.request.parameter("session") else None
+            there = frozenset({held.name}) if held else frozenset()
             try:
                 host = await self._s.choose(x, "build", constraints=rules.constraints, platform=platform, hosts=there)
             except Exhausted as error:
-                if not there:
+                if held is None:
                     raise
-                where = f"BuildKit's session of this build is on {', '.join(there)} already"
+                where = f"BuildKit's session of this build is on {held.name} already"
                 raise InvalidRequest(f"{where}: {error}; with DOCKER_BUILDKIT=0 rules choose the host") from error
         self._s.pin(x.caller.who, x.caller.process, BUILD, host=host.name)
         return host

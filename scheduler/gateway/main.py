@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,10 +30,10 @@ from scheduler.gateway.services import Services
 from scheduler.gateway.system import System
 from scheduler.gateway.upstream import Upstreams
 from scheduler.gateway.volumes import Volumes
+from scheduler.streams import turns
 
 logger = logging.getLogger(__name__)
 
-ANSWER = 10.0  # seconds that the loop may take for a turn
 PATIENCE = 3.0  # seconds for what is being answered when it is to stop
 SWITCH = 0.001  # seconds that a thread may keep the loop, or those who place, from going on
 
@@ -71,20 +70,13 @@ async def run(config: Settings, reload: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-    systemd.watch(partial(_turns, asyncio.get_running_loop()))
+    systemd.watch(partial(turns, asyncio.get_running_loop()))
     await stopped.wait()
     systemd.stopping()
     await server.stop(PATIENCE)
     watching.cancel()
     services.close()
     made.stop()
-
-
-def _turns(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the loop goes on."""
-    turned = threading.Event()
-    loop.call_soon_threadsafe(turned.set)
-    return turned.wait(ANSWER)
 
 
 def build(made: Replica, config: Settings) -> tuple[Services, System, Router]:

@@ -17,7 +17,6 @@ from tests.package import image
 from tests.package.guides import Step, steps
 from tests.package.machine import Machine
 
-UNITS = ("qnet-network", "sharedfs", "qnet-agent", "qnet-scheduler", "qnet-gateway")
 FRONT = "docker -H unix:///run/qnet/docker.sock"
 LEFT_FOR_LATER = ("Remove",)
 GUIDED = 180.0  # seconds that a command of the guide may take
