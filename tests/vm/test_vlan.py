@@ -123,8 +123,13 @@ def test_parents_of_a_tenant(vms: Cluster) -> None:
     host.network("own", "shop", "-o", "parent=eth1.100", subnet=OTHER)
     assert host.segments() == {"eth1.100", "eth1.200"}
     parts = ("parent trunk (eth1) is up", "makes vlan links", "makes ipvlan links")
+
+    def doctor_finds_all() -> bool:
+        found = host.doctor()
+        return all(part in found for part in parts)
+
     # it gives up on a kernel that takes seconds to make a link, as emulated ones can
-    wait_for("doctor to find all", lambda: not [part for part in parts if part not in host.doctor()], 60)
+    wait_for("doctor to find all", doctor_finds_all, 180)
 
 
 def test_sub_interface_is_back_after_a_reboot(vms: Cluster) -> None:
