@@ -2,7 +2,7 @@
 
 The semantics are etcd v3's (https://etcd.io/docs/v3.4/learning/api/): one revision counter for the whole store, a
 transaction is atomic, a watch delivers every change after a revision in order. Keys are text, values are bytes.
-Implementations: `qnet.store.etcd` (production) and `qnet.store.memory` (tests); both pass `tests/contract`.
+Implementations: `qnet.store.etcd` (production) and `tests.store.memory` (tests); both pass `tests/contract`.
 
 The structs form no cycles and are made by the thousand, so the garbage collector does not follow them (`gc=False`).
 """

@@ -11,8 +11,8 @@ import pytest
 
 from qnet.store.base import Batch, Event, Lost, Store
 from qnet.store.etcd import EtcdStore
-from qnet.store.memory import MemoryStore
 from tests.contract.etcd_process import Cluster, etcdctl
+from tests.store.memory import MemoryStore
 
 _names = count()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qnet.errors import InvalidRequest, Unavailable
 from qnet.store.base import Batch, Delete, Event, KeyValue, Put, Store, Txn, put_event
 from qnet.store.cache import Change, PrefixCache
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 
 class Listener:

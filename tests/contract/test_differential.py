@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from qnet.errors import QnetError
 from qnet.store.base import Compare, Delete, Get, KeyValue, Put, Range, Store, Txn, TxnResult
 from qnet.store.etcd import EtcdStore
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 _runs = count()
 _keys = st.sampled_from(["a", "a/1", "a/2", "b", "b/1", "c"])

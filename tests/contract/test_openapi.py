@@ -15,10 +15,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from qnet.store.memory import MemoryStore
 from scheduler import networks
 from scheduler.api import Api
 from scheduler.callers import Caller
+from tests.store.memory import MemoryStore
 from tests.unit.placement_world import ANN, World
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

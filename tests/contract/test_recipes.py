@@ -10,8 +10,8 @@ import pytest
 
 from qnet.errors import Conflict, Unavailable
 from qnet.store.base import KeyValue, Store
-from qnet.store.memory import MemoryStore
 from qnet.store.recipes import LeaseKeeper, RollingLease, cas_update
+from tests.store.memory import MemoryStore
 
 
 def until(condition: Callable[[], object], timeout: float = 10) -> None:

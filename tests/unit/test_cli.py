@@ -18,7 +18,7 @@ from qnet.errors import Unavailable
 from qnet.schema import AddressRecord, HostRecord, MacRecord, NetworkRecord, PoolRecord, UseRecord
 from qnet.settings import Host, Settings
 from qnet.store.base import Put, Txn
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 NOW = "2026-01-02T03:04:05+00:00"
 SUBNET = "10.77.0.0/24"

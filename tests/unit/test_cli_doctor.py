@@ -28,7 +28,7 @@ from qnet.errors import InvalidRequest, Unavailable
 from qnet.schema import AddressRecord, Health, HealthRecord, HostRecord, PoolRecord, VolumePoolRecord
 from qnet.settings import Settings
 from qnet.store.base import EndpointStatus
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 SUBNET = "10.77.0.0/24"
 ETH1 = Link("eth1", "", up=True, mtu=1500)

@@ -29,7 +29,7 @@ from plugins.cli.health import Check, Finding, at_once
 from qnet import schema, settings
 from qnet.errors import Unavailable
 from qnet.store.base import EndpointStatus
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 TODAY = datetime(2026, 6, 1, tzinfo=UTC)
 

@@ -26,7 +26,7 @@ from plugins.cli.session import Session
 from qnet import commands, schema, settings
 from qnet.errors import InvalidRequest, Unavailable
 from qnet.settings import Settings
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 SECRET = "s3cr3t-hunter2"
 PEM = f"-----BEGIN EC PRIVATE KEY-----\n{SECRET}\n{SECRET}\n-----END EC PRIVATE KEY-----\n"

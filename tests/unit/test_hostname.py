@@ -9,7 +9,7 @@ import pytest
 from plugins.hostname import HostName
 from qnet import schema
 from qnet.errors import Conflict
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 
 def name(store: MemoryStore, folder: Path) -> HostName:

@@ -18,7 +18,7 @@ from qnet.addresses.openpool import OpenPool
 from qnet.errors import Exhausted, QnetError, Unavailable
 from qnet.schema import AddressRecord, UseRecord
 from qnet.store.base import Txn, TxnResult
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 from tests.unit.world import Clock, Host, records
 
 SUBNET = "10.77.0.0/20"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from qnet.errors import Conflict, Exhausted
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 from tests.unit.world import GRACE, Clock, Container, Host, records
 
 SUBNET = "10.77.0.0/28"

@@ -18,8 +18,8 @@ from qnet.addresses.openpool import OpenPool, Stored
 from qnet.errors import Conflict, Exhausted, InvalidRequest, NotFound, Unavailable
 from qnet.schema import AddressRecord, PoolRecord
 from qnet.store.base import Put, RangeResult, Txn
-from qnet.store.memory import MemoryStore
 from qnet.tenants import Change
+from tests.store.memory import MemoryStore
 from tests.unit.world import GRACE, Clock, Container, Host, records
 
 SUBNET = "10.77.0.0/24"

@@ -16,11 +16,11 @@ import pytest
 from plugins.ipam import api
 from qnet import log, schema
 from qnet.schema import AddressRecord
-from qnet.store.memory import MemoryStore
 from qnet.wire import Plugin
 from scheduler.audit import Audit
 from scheduler.model import Container
 from scheduler.view import CONTAINERS, key
+from tests.store.memory import MemoryStore
 from tests.unit.placement_world import NOW, World, asked
 from tests.unit.world import Clock, Host
 

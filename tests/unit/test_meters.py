@@ -26,10 +26,10 @@ from qnet.schema import AddressRecord
 from qnet.store.base import Put, Txn, TxnResult
 from qnet.store.commit import GroupCommit
 from qnet.store.etcd import EtcdStore
-from qnet.store.memory import MemoryStore
 from scheduler.agent.dockerd import Dockerd
 from scheduler.model import Machine
 from scheduler.view import MACHINES, key
+from tests.store.memory import MemoryStore
 from tests.unit.placement_world import World
 from tests.unit.world import Clock, Container, Host
 

@@ -22,9 +22,9 @@ from plugins.network.repository import Repository
 from qnet.addresses.model import mac_of
 from qnet.errors import Conflict, Exhausted, Unavailable
 from qnet.store.base import Txn, TxnResult
-from qnet.store.memory import MemoryStore
 from tests.e2e import frames as other
 from tests.lab.commands import wait_for
+from tests.store.memory import MemoryStore
 from tests.unit.world import Clock, Container, Host, records
 
 MAC, DEVICE = "02:11:22:33:44:55", "02:00:00:00:00:99"

@@ -17,7 +17,7 @@ from plugins.network.repository import Registry, Repository
 from plugins.network.service import Service
 from qnet.engine import EngineContainer, EngineEndpoint, EngineNetwork, EngineView, InProgress
 from qnet.errors import InvalidRequest
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 GENERIC = "com.docker.network.generic"
 ONE = (Subnet("10.77.0.0/24", "10.77.0.1"),)

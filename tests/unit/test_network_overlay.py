@@ -17,9 +17,9 @@ from plugins.network.overlay import Overlay, Segment
 from qnet import schema
 from qnet.errors import InvalidRequest, Unavailable
 from qnet.schema import AddressRecord, VtepRecord
-from qnet.store.memory import MemoryStore
 from qnet.tenants import Change
 from tests.lab.commands import wait_for
+from tests.store.memory import MemoryStore
 from tests.unit.test_network_segments import Bench, Filters, Tunnels
 
 MAC, OTHER = "02:00:00:00:00:05", "02:00:00:00:00:06"

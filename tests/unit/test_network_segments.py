@@ -30,8 +30,8 @@ from plugins.network.service import Service
 from plugins.network.terms import Terms
 from qnet.engine import InProgress
 from qnet.errors import InvalidRequest, NotFound, Unavailable, Unsupported
-from qnet.store.memory import MemoryStore
 from qnet.tenants import Change, Tenants
+from tests.store.memory import MemoryStore
 from tests.unit.world import Clock
 
 SUBNET = (Subnet("10.100.1.0/24", "10.100.1.1"),)

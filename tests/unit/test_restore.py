@@ -33,7 +33,7 @@ from qnet.schema import (
 )
 from qnet.settings import Etcd, Host, Settings
 from qnet.store.base import Txn, TxnResult
-from qnet.store.memory import MemoryStore
+from tests.store.memory import MemoryStore
 
 NOW = "2026-01-02T03:04:05+00:00"
 SUBNET = "10.77.0.0/24"

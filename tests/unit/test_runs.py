@@ -13,10 +13,10 @@ from qnet import schema
 from qnet.listen import parse_listen
 from qnet.schema import PoolRecord
 from qnet.store.base import Store
-from qnet.store.memory import MemoryStore
 from scheduler.callers import Caller
 from scheduler.model import Container, Orders, Vitals
 from scheduler.view import CONTAINERS, ORDERS, REPLICAS, VITALS, key
+from tests.store.memory import MemoryStore
 from tests.unit.placement_world import SUBNET, World, asked, away
 
 SHOP, LAB = Caller("tenant shop", "shop"), Caller("tenant lab", "lab")

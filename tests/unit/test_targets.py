@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from qnet import schema
-from qnet.store.memory import MemoryStore
 from scheduler.callers import Caller
 from scheduler.model import Container, Kept, Net
 from scheduler.targets import target
 from scheduler.view import CONTAINERS, key
+from tests.store.memory import MemoryStore
 from tests.unit.placement_world import World, asked
 
 PORT = {"qnet.metrics.port": "9100"}

@@ -24,8 +24,8 @@ from qnet.errors import Unavailable
 from qnet.folder import Folder
 from qnet.schema import VolumePoolRecord, VolumeRecord
 from qnet.sightings import Sightings
-from qnet.store.memory import MemoryStore
 from qnet.tenants import Change, Tenants
+from tests.store.memory import MemoryStore
 
 GIB = 1 << 30
 POOL = VolumePoolRecord(name="main", volume="gv0", servers=("gl1", "gl2"), since="")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import count, islice, takewhile
 
 from qnet.errors import InvalidRequest, NotFound, Unavailable
-from qnet.store._memory_txn import Path, check, decide, holds, stamp
 from qnet.store.base import (
     Batch,
     Compare,
@@ -32,6 +31,7 @@ from qnet.store.base import (
     WatchSink,
     put_event,
 )
+from tests.store._memory_txn import Path, check, decide, holds, stamp
 
 _log = logging.getLogger(__name__)
 _EXPIRY_PERIOD = 0.05  # real seconds between looks at the clock while there are leases and watches
@@ -362,7 +362,7 @@ class MemoryWatch:
             self._cancelled = isinstance(batch, Lost)
             try:
                 self._sink(batch)
-            except Exception:  # noqa: BLE001  (a sink's bug must not end the other watches)
+            except Exception:
                 _log.exception("the sink of the watch on %s failed", self.prefix)
 
 
