@@ -7,11 +7,12 @@ import re
 import time
 from collections.abc import Iterator
 
+from plugins.cli.daemon_checks import DAEMONS
 from tests.bench.model import Goal, Measured, spread
 from tests.lab.cluster import Lab
 from tests.lab.model import Layout
 from tests.package.machine import Machine
-from tests.package.site import UNITS, Site, booted, built
+from tests.package.site import Site, booted, built
 
 START = Goal("start of a daemon to ready (systemctl start), the slowest of the five", "s", "≤", 1.0)
 MEMORY = Goal("memory of all services of a host, idle", "MB", "≤", 300)
@@ -30,9 +31,9 @@ def measure(_lab: Lab) -> Iterator[Measured]:
     with booted(Layout.find(os.environ.get("QNET_LAB_DIR", DIRECTORY) + "-package")) as machines:
         machine = Site(machines, package).first
         time.sleep(SETTLE)
-        each = {unit: memory(machine, unit) for unit in UNITS}
+        each = {unit: memory(machine, unit) for unit in DAEMONS}
         yield Measured(MEMORY, sum(each.values()), f"PSS: {', '.join(f'{unit} {mb:.0f}' for unit, mb in each.items())}")
-        found = {unit: spread([start(machine, unit) for _ in range(STARTS)]) for unit in UNITS}
+        found = {unit: spread([start(machine, unit) for _ in range(STARTS)]) for unit in DAEMONS}
         detail = ", ".join(f"{unit} {times}" for unit, times in found.items())
         yield Measured(START, max(times.median for times in found.values()), f"s: {detail}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from plugins.cli.daemon_checks import DAEMONS
 from tests.package.guides import steps
-from tests.package.site import UNITS, Site, settle
+from tests.package.site import Site, settle
 
 
 @pytest.mark.parametrize("page", ["upgrade.md", "security.md", "backup.md"])
@@ -20,7 +21,7 @@ def test_every_command_of_a_guide_works(site: Site, page: str) -> None:
         for step, told in said:
             assert "FAIL" not in told, step
         for machine in site.machines:
-            for unit in UNITS:
+            for unit in DAEMONS:
                 settle(machine, unit, "active")
         site.wait_ready()
         site.first.docker("exec", "one", "ping", "-c", "2", "-w", "10", two)

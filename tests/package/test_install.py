@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from plugins.cli.daemon_checks import DAEMONS
 from tests.lab.commands import run
 from tests.lab.model import PROJECT
-from tests.package.site import FRONT, UNITS, Site, built
+from tests.package.site import FRONT, Site, built
 
 SCORES = re.compile(r"^\| `([a-z-]+)\.service` \| ([0-9.]+) \|", re.MULTILINE)
 
@@ -27,7 +28,7 @@ def test_every_command_of_the_guide_does_what_it_says(site: Site) -> None:
     assert all("FAIL" not in out for command, out in said.items() if command == "qnet doctor")
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", DAEMONS)
 def test_every_service_runs_and_says_what_it_does(site: Site, unit: str) -> None:
     for machine in site.machines:
         shown = machine.shown(unit, "ActiveState", "SubState", "NRestarts", "StatusText")
@@ -57,7 +58,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(site: Site) -> None:
 
 def test_units_are_no_more_exposed_than_the_documentation_records(site: Site) -> None:
     recorded = {unit: float(score) for unit, score in SCORES.findall((PROJECT / "docs/security.md").read_text())}
-    assert sorted(recorded) == sorted(UNITS)
+    assert sorted(recorded) == sorted(DAEMONS)
     for unit, score in recorded.items():
         told = site.first.sh(f"systemd-analyze security --no-pager {unit}.service | tail -n 1", check=False).stdout
         assert float(re.search(r"([0-9.]+) [A-Z]+", told)[1]) <= score, told  # type: ignore[index]

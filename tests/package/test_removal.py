@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from plugins.cli.daemon_checks import DAEMONS
 from tests.package.guides import steps
-from tests.package.site import UNITS, Site
+from tests.package.site import Site
 
 LOOK = (
     "find / -xdev \\( -path /proc -o -path /sys -o -path /root -o -path /var/log/journal -o -path /var/lib/dpkg "
@@ -18,7 +19,7 @@ def test_nothing_is_left_after_removal_and_purge(site: Site) -> None:
     for step in steps("install.md"):
         if step.heading == "Remove":
             site.type(step)
-    for unit in UNITS:
+    for unit in DAEMONS:
         assert second.active(unit) == "inactive"
     assert second.sh("ls /etc/qnet/qnet.toml").stdout  # settings stay until they are purged
     second.sh("DEBIAN_FRONTEND=noninteractive apt-get purge -y qnet", timeout=120)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from plugins.cli.daemon_checks import DAEMONS
 from tests.lab.commands import wait_for
-from tests.package.site import FRONT, UNITS, Site, rebuilt, settle
+from tests.package.site import FRONT, Site, rebuilt, settle
 
 PING = re.compile(r"(\d+) packets transmitted, (\d+) packets received")
 
@@ -62,12 +63,12 @@ def lines_of(site: Site) -> list[str]:
     return site.first.docker("exec", "writer", "cat", "/data/log").stdout.splitlines()
 
 
-@pytest.mark.parametrize("unit", [*UNITS, "qnet.target"])
+@pytest.mark.parametrize("unit", [*DAEMONS, "qnet.target"])
 def test_a_restart_is_invisible_to_what_runs(site: Site, unit: str) -> None:
     with load(site):
         for machine in site.machines:
             machine.sh(f"systemctl restart {unit}", timeout=90)
-            for one in UNITS if unit == "qnet.target" else [unit]:
+            for one in DAEMONS if unit == "qnet.target" else [unit]:
                 settle(machine, one, "active")
 
 
@@ -80,14 +81,14 @@ def test_an_upgrade_and_a_downgrade_are_invisible_to_what_runs(site: Site, packa
         for machine in site.machines:
             before = machine.shown("qnet-agent", "MainPID")["MainPID"]
             machine.sh(f"DEBIAN_FRONTEND=noninteractive dpkg --install /root/{earlier.name}", timeout=180)
-            for unit in UNITS:
+            for unit in DAEMONS:
                 settle(machine, unit, "active", 60)
             assert machine.shown("qnet-agent", "MainPID")["MainPID"] != before
         site.wait_ready()
         site.first.sh(f"{FRONT} run --rm --network web busybox true", timeout=90)
         for machine in site.machines:
             machine.sh(f"DEBIAN_FRONTEND=noninteractive dpkg --install /root/{package.name}", timeout=180)
-            for unit in UNITS:
+            for unit in DAEMONS:
                 settle(machine, unit, "active", 60)
     assert "sure you keep" not in site.first.sh("cat /etc/qnet/qnet.toml").stdout
     site.wait_ready()
@@ -102,7 +103,7 @@ def test_after_a_reboot_all_is_as_before(site: Site) -> None:
         timeout=90,
     ).stdout
     machine.reboot()
-    for unit in UNITS:
+    for unit in DAEMONS:
         settle(machine, unit, "active", 60)
     site.wait_ready()
     inspect = "inspect -f '{{.State.Running}} {{.NetworkSettings.Networks.web.IPAddress}}' steady"

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from plugins.cli.daemon_checks import DAEMONS
 from tests.lab.commands import wait_for
 from tests.package.machine import Machine
-from tests.package.site import UNITS, Site, settle
+from tests.package.site import Site, settle
 
 STOPS_WITHIN = 5.0  # seconds
 WAITS = {"etcd": "etcd is unreachable", "docker": "engine"}
@@ -62,7 +63,7 @@ def test_an_engine_whose_plugins_are_stopped_waits_for_them(site: Site) -> None:
     settle(machine, "sharedfs.service", "active")
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", DAEMONS)
 def test_a_service_stops_in_five_seconds(site: Site, unit: str) -> None:
     began = time.monotonic()
     site.first.sh(f"systemctl stop {unit}.service")
@@ -73,7 +74,7 @@ def test_a_service_stops_in_five_seconds(site: Site, unit: str) -> None:
     assert took < STOPS_WITHIN
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", DAEMONS)
 def test_a_daemon_that_hangs_is_restarted_by_its_watchdog(site: Site, unit: str) -> None:
     machine = site.first
     with changed_unit(machine, unit, "WatchdogSec=4"):
@@ -108,7 +109,7 @@ def test_wrong_settings_end_a_daemon_with_the_line_and_are_not_tried_again(site:
     settle(machine, "qnet-scheduler", "active")
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", DAEMONS)
 def test_settings_are_read_again_on_reload(site: Site, unit: str) -> None:
     machine = site.first
     level = '#level = "info"\n'
@@ -133,7 +134,7 @@ def test_settings_are_read_again_on_reload(site: Site, unit: str) -> None:
 @pytest.mark.parametrize("away", ["etcd", "docker"])
 def test_daemons_start_without_what_they_need_and_say_what_it_is(site: Site, away: str) -> None:
     machine = site.first
-    units = UNITS if away == "etcd" else ("qnet-network", "qnet-agent")
+    units = DAEMONS if away == "etcd" else ("qnet-network", "qnet-agent")
     stop = "systemctl stop docker.socket docker" if away == "docker" else "systemctl stop etcd"
     machine.sh(stop)
     try:
