@@ -81,21 +81,14 @@ def runs(lab: Lab) -> Measured:
 
 
 def rates(lab: Lab) -> Measured:
-    """By the fronts of all hosts in turn; without one that is warmed up, whoever comes first is slower."""
+    """By the fronts of all hosts in turn."""
 
     def make(number: int, name: str) -> None:
         front = lab.hosts[number % 3].gateway.socket
         docker(front, "run", "-d", "--network", "web", "--name", name, "busybox", "sleep", "1d")
 
-    straight, through = [], []
-    for turn in range(fleet_runs.ROUNDS):
-        ways: list[tuple[list[float], Callable[[int, str], None]]]
-        ways = [(straight, fleet_runs.docker_run(lab)), (through, make)]
-        for rates_, how in ways if turn % 2 else ways[::-1]:
-            rates_.append(fleet_runs.rate(how, f"r{turn}"))
-            fleet_runs.remove_all(lab)
-    detail = f"per s: front {spread(through)}, straight {spread(straight)}"
-    return Measured(RATE, spread(through).median / spread(straight).median, detail)
+    through, straight = fleet_runs.beside(lab, make)
+    return Measured(RATE, through.median / straight.median, f"per s: front {through}, straight {straight}")
 
 
 def moved(lab: Lab) -> Iterator[Measured]:
