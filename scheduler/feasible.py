@@ -186,5 +186,9 @@ def _of(miss: Miss) -> str:
 
 def _amount(kind: str, value: float) -> str:
     if kind == "cpus":
-        return f"{value / 1000:.3g} CPUs"
-    return f"{value / GIB:.3g} GiB" if kind in ("memory", "disk") else f"{value:g}"
+        return f"{_rounded(value / 1000)} CPUs"
+    return f"{_rounded(value / GIB)} GiB" if kind in ("memory", "disk") else f"{value:g}"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -135,6 +135,7 @@ def test_a_refusal_names_every_filter_with_its_count_and_the_nearest_miss() -> N
         ({}, {"constraints": (Constraint("rack", True, Pattern("r2")),)}, "fails rack==r2"),
         ({}, {"cpus": 4001}, "lacks CPUs: 4 CPUs of 4 CPUs asked"),
         ({}, {"memory": 9 * GIB}, "lacks memory: 8 GiB of 9 GiB asked"),
+        ({}, {"memory": 4000 * GIB}, "lacks memory: 8 GiB of 4000 GiB asked"),
         ({"pids": 10}, {"pids": 11}, "lacks pids: 10 of 11 asked"),
         ({}, {"disk": 6 * GIB}, "lacks disk: 5 GiB of 6 GiB asked"),
         ({}, {"ports": (("tcp", 80),)}, "has port 80/tcp taken"),
