@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from scheduler.translate import TENANT
 
 CREATED, TAKEN = 201, 409
 MODES = ("NetworkMode", "IpcMode", "PidMode")
+ENGINES_ID = re.compile("[0-9a-f]{64}")
 
 
 class Creation:
@@ -49,8 +51,10 @@ class Creation:
                 body["Image"] = canonical(str(body.get("Image") or ""))
             if not self._s.sees(x.caller, str(body.get("Image") or "")):
                 raise Missing(f"No such image: {tagged(str(body.get('Image') or ''))}")
-            beside = await self._beside(x, body)
-            run = self._run(x, self._by_name(x, body), name, tenant, bool(beside))
+            hosts = set[str]()
+            body = await self._by_name(x, body, hosts)
+            beside = await self._beside(x, body, hosts)
+            run = self._run(x, body, name, tenant, bool(beside))
             made = await self._placed(x, run, beside)
         except QnetError as error:
             self._s.placed(x, "create", name, tenant, "", error)
@@ -86,19 +90,29 @@ class Creation:
             beside=beside,
         )
 
-    def _by_name(self, x: Exchange, body: dict[str, Any]) -> dict[str, Any]:
-        """Networks of the cluster by their names: each engine has ids of its own."""
+    async def _by_name(self, x: Exchange, body: dict[str, Any], hosts: set[str]) -> dict[str, Any]:
+        """Networks by their names: each engine has ids of its own of the cluster's. One that is a host's own, and named
+        by its id as compose does, adds that host."""
 
-        def named(text: str) -> str:
+        async def named(text: str) -> str:
             found = self._s.network(x.caller, text) if text not in BUILT_IN else None
-            return found.name if found is not None else text
+            if found is not None:
+                return found.name
+            if x.caller.tenant or not ENGINES_ID.fullmatch(text):
+                return text
+            path = f"{x.version}/networks/{text}"
+            owned, _ = await self._s.upstreams.each(
+                self._s.hosts(x.caller), lambda host: self._s.upstreams.call(host, "GET", path)
+            )
+            hosts.update(owned)
+            return next((str(entry["Name"]) for entry in owned.values()), text)
 
         limits = body.get("HostConfig") or {}
         places = (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
         if not isinstance(limits, dict) or not isinstance(places, dict):
             raise InvalidRequest("HostConfig and EndpointsConfig: objects")
-        limits = {**limits, "NetworkMode": named(str(limits.get("NetworkMode") or ""))}
-        entries = {named(name): _without_id(entry) for name, entry in places.items()}
+        limits = {**limits, "NetworkMode": await named(str(limits.get("NetworkMode") or ""))}
+        entries = {await named(name): _without_id(entry) for name, entry in places.items()}
         return {**body, "HostConfig": limits, "NetworkingConfig": {"EndpointsConfig": entries}}
 
     async def _free(self, x: Exchange, name: str) -> None:
@@ -115,15 +129,15 @@ class Creation:
                 return
         raise in_use(taken, x.caller.tenant)
 
-    async def _beside(self, x: Exchange, body: Mapping[str, Any]) -> str:
-        """The host of the containers that this one shares something with; they are named by their ids from now on.
+    async def _beside(self, x: Exchange, body: Mapping[str, Any], hosts: set[str]) -> str:
+        """The host of what this one shares something with: the `hosts` of its networks, if they are one host's, and
+        those of containers; they are named by their ids from now on.
 
         Raises:
             Refused: there is no such container.
             InvalidRequest: they are on several hosts.
         """
         limits = body.get("HostConfig") or {}
-        hosts: set[str] = set()
 
         async def own(text: str) -> str:
             name, colon, rest = text.partition(":")
@@ -141,7 +155,7 @@ class Creation:
             if limits.get(several):
                 limits[several] = [await own(str(one)) for one in limits[several]]
         if len(hosts) > 1:
-            raise InvalidRequest(f"it shares something with containers on several hosts: {', '.join(sorted(hosts))}")
+            raise InvalidRequest(f"it shares something of several hosts: {', '.join(sorted(hosts))}")
         return next(iter(hosts), "")
 
     # -- making it -------------------------------------------------------------------------------------------
