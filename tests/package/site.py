@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.guides import Step, steps
 from tests.lab.commands import Result, run, wait_for
 from tests.lab.fabric import Fabric
 from tests.lab.image import import_args, tarball
 from tests.lab.model import BUILD, PROJECT, LabError, Layout
 from tests.lab.namespaces import delete_netns
 from tests.package import image
-from tests.package.guides import Step, steps
 from tests.package.machine import Machine
 
 FRONT = "docker -H unix:///run/qnet/docker.sock"
@@ -67,7 +67,7 @@ class Site:
             machine.sh("echo kept >/root/kept")
             shutil.copy(package, machine.files / "root" / package.name)
         for step in steps("install.md"):
-            if step.heading not in LEFT_FOR_LATER:
+            if step.host and step.heading not in LEFT_FOR_LATER:
                 self.said.append((step, self.type(step)))
 
     def type(self, step: Step) -> Result:

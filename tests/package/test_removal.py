@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plugins.cli.daemon_checks import DAEMONS
-from tests.package.guides import steps
+from tests.guides import steps
 from tests.package.site import Site
 
 LOOK = (
