@@ -15,7 +15,7 @@ PACKAGE = "needs systemd: tests/package/test_install.py"
 JOURNAL = "needs systemd's journal: tests/package/test_guides.py"
 VLAN = "needs 802.1q: tests/vm/test_vlan.py"
 BUILD = "runs tests, this one too, or a lab of its own: tests/unit/test_pages.py"
-SOURCE = "needs pip's index: packaging/debian/rules"
+SOURCE = "needs pip's index: packaging/debian/environment.sh"
 ELSEWHERE = {
     "apt install ./qnet_*.deb": PACKAGE,
     "qnet init --address 10.0.0.11 --parent eth1": PACKAGE,
