@@ -16,6 +16,17 @@ from qnet.listen import location
 from qnet.settings import Etcd
 
 DEFAULTS = Path("/etc/default/etcd")
+UNIT = Path("/etc/systemd/system/etcd.service.d/qnet.conf")
+# Debian's unit does not wait for the address that it listens at, and leaves an etcd that ended with an error alone
+AT_ALL_TIMES = b"""# by qnet init
+[Unit]
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+[Service]
+Restart=always
+RestartSec=2
+"""
 PORT = 2379
 PATIENCE = 30.0  # seconds for etcd to start and answer
 PAUSE = 0.2
@@ -55,6 +66,8 @@ def set_up(undo: ExitStack, place: Place, defaults: Path, address: str, ca: byte
         "TRUSTED_CA_FILE": ca_file,
         "CLIENT_CERT_AUTH": "true",
         "CLIENT_CERT_ALLOWED_HOSTNAME": STORE_CLIENT,
+        "AUTO_COMPACTION_MODE": "periodic",  # else etcd keeps all that hosts ever told, until its quota is full
+        "AUTO_COMPACTION_RETENTION": "1h",
     }
     lines = "".join(f'ETCD_{option}="{value}"\n' for option, value in options.items())
     separator = "" if not text or text.endswith("\n") else "\n"
@@ -70,7 +83,9 @@ def put_pair(undo: ExitStack, place: Place, ca: bytes, pair: Pair) -> None:
 
 def start(undo: ExitStack, config: Etcd) -> None:
     """Start it, now and at each boot, and wait until it answers. Raises Unavailable."""
+    hostfiles.put(undo, UNIT, AT_ALL_TIMES)
     undo.callback(_stop)
+    commands.run(("systemctl", "daemon-reload"), "have systemd know how etcd is started", timeout=PATIENCE)
     commands.run(("systemctl", "enable", "etcd"), "have etcd started at boot", timeout=PATIENCE)
     commands.run(("systemctl", "restart", "etcd"), "start etcd", timeout=PATIENCE)
     deadline = time.monotonic() + PATIENCE

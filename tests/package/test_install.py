@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plugins.cli.daemon_checks import DAEMONS
-from tests.lab.commands import run
+from tests.lab.commands import run, wait_for
 from tests.lab.model import PROJECT
 from tests.package.site import FRONT, Site, built
 
@@ -74,6 +74,16 @@ def test_nothing_listens_to_strangers(site: Site) -> None:
         refused = site.second.sh(f"curl -sk --max-time 5 https://10.99.0.11:{port}/version", check=False)
         assert refused.returncode != 0
         assert refused.stdout == ""
+
+
+def test_etcd_is_started_again_whatever_ended_it(site: Site) -> None:
+    def process() -> str:
+        return site.first.sh("systemctl show -P MainPID etcd").stdout.strip()
+
+    before = process()
+    site.first.sh("systemctl kill etcd")  # it ends without an error
+    wait_for("another etcd", lambda: process() not in (before, "0"), 15)
+    wait_for("its answer", lambda: "ok" in site.first.sh("qnet doctor | grep 'answers a read'", check=False).stdout, 30)
 
 
 def test_no_secret_is_in_the_list_of_processes(site: Site) -> None:

@@ -17,12 +17,12 @@ VLAN = "needs 802.1q: tests/vm/test_vlan.py"
 BUILD = "runs tests, this one too, or a lab of its own: tests/unit/test_pages.py"
 SOURCE = "needs pip's index: packaging/debian/environment.sh"
 ELSEWHERE = {
-    "apt install ./qnet_*.deb": PACKAGE,
+    "apt install etcd-server ./qnet_*.deb": PACKAGE,
     "qnet init --address 10.0.0.11 --parent eth1": PACKAGE,
     "qnet init --parent eth1 --address 10.0.0.11": PACKAGE,
     "qnet invite host2 --address 10.0.0.12 --parent eth1": PACKAGE,
     "qnet invite NAME --address ADDRESS": PACKAGE,
-    "systemctl enable --now qnet.target": PACKAGE,
+    "systemctl enable --now qnet.target docker": PACKAGE,
     "systemctl status 'qnet*' sharedfs docker": JOURNAL,
     "journalctl -p warning -u qnet-network -e": JOURNAL,
     "journalctl -t qnet-scheduler -t qnet-gateway -t qnet-network -t qnet-agent --grep 4f1c09d2a7b35e68": JOURNAL,
