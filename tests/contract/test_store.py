@@ -30,6 +30,7 @@ from qnet.store.base import (
     present,
     unchanged,
 )
+from tests.lab.commands import wait_for
 
 
 def holds(store: Store, *compares: Compare) -> bool:
@@ -323,16 +324,15 @@ def test_nothing_is_delivered_after_cancel(store: Store, p: str) -> None:
         while not stop.is_set():
             store.put(p + "a", b"")
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    time.sleep(0.3)
+    wait_for("the first batches", lambda: len(heard) > 3, 20)
     watch.cancel()
     count = len(heard)
     time.sleep(0.2)
     stop.set()
     writer.join()
     watch.cancel()
-    assert count > 0
     assert len(heard) == count
 
 
