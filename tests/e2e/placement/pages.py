@@ -66,6 +66,7 @@ ENDLESS = ("qnet top",)
 NET = "docker network create -d qnet --ipam-driver qnet --subnet 10.77.0.0/24 --gateway 10.77.0.1"
 EMPTY = "docker ps -aq | xargs -r docker rm -f; docker network prune -f"
 GONE = "qnet ps -aq | xargs -r qnet rm -f; qnet network rm web"
+NAMED = "until qnet address ls --container db | grep db; do sleep 0.5; done"  # the engine tells that after the start
 HELD = "docker volume create -d sharedfs -o size=10G data"
 UNTRASHED = "etcdctl --endpoints 10.99.0.11:2379 del --prefix /qnet/v1/volume-trash/"  # what other tests have left
 CHAIN = "iptables -N DOCKER-USER"
@@ -80,6 +81,7 @@ BEFORE = {
         "iptables -I DOCKER-USER -i qu-+": CHAIN,
         "docker network create … -o mode=bridge": EMPTY,
         "docker network connect": "docker network disconnect web db",
+        "qnet endpoint limit db": NAMED,
         f"{NET} -o parent=eth1 -o arp_probe=true web": EMPTY,
     },
     "volumes.md": {
@@ -118,14 +120,15 @@ BEFORE = {
         "qnet address inspect": """qnet address reserve 10.77.0.9
             QNET_IPAM_REST=30 qnet address release 10.77.0.9 --yes""",
         "qnet endpoint limit db": f"""{GONE}; {NET} -o mode=bridge web
-            docker run -d --network web --name db alpine; qnet run --network web --name web1 --ip 10.77.0.50 alpine""",
+            docker run -d --network web --name db alpine; qnet run --network web --name web1 --ip 10.77.0.50 alpine
+            {NAMED}""",
         "qnet volume ls": f"""{EMPTY}; {HELD}; docker volume create -d sharedfs -o size=1G old; docker volume rm old
             qnet run -v data:/data --constraint host==host2 --name web alpine
             qnet run -v data:/data --constraint host==host3 --name batch alpine
             until qnet volume ls | grep ' up '; do sleep 1; done
             docker run --rm -v data:/data alpine dd if=/dev/zero of=/data/big bs=1M count=50
             until qnet volume ls | grep ' 5[0-9].*M '; do sleep 1; done""",
-        "qnet host ls": f"""{GONE}; qnet network create --subnet 10.77.0.0/24 web
+        "qnet host ls": """qnet ps -aq | xargs -r qnet rm -f; qnet network create --subnet 10.77.0.0/24 web
             qnet run --network web --constraint host==host2 alpine""",
     },
 }
