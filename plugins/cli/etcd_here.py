@@ -83,8 +83,8 @@ def put_pair(undo: ExitStack, place: Place, ca: bytes, pair: Pair) -> None:
 
 def start(undo: ExitStack, config: Etcd) -> None:
     """Start it, now and at each boot, and wait until it answers. Raises Unavailable."""
+    undo.callback(_stop)  # last, when the files are gone: disabling has systemd read them again
     hostfiles.put(undo, UNIT, AT_ALL_TIMES)
-    undo.callback(_stop)
     commands.run(("systemctl", "daemon-reload"), "have systemd know how etcd is started", timeout=PATIENCE)
     commands.run(("systemctl", "enable", "etcd"), "have etcd started at boot", timeout=PATIENCE)
     commands.run(("systemctl", "restart", "etcd"), "start etcd", timeout=PATIENCE)

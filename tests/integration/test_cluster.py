@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from plugins.cli.etcd_here import UNIT
 from qnet import invitation
 from qnet.authority import STORE_CLIENT, Authority
 
@@ -142,7 +143,13 @@ def test_init_twice_is_refused(site: Site) -> None:
 def test_init_that_cannot_start_etcd_leaves_nothing(site: Site) -> None:
     tools = site.folder / "bin"
     tools.mkdir()
-    (tools / "systemctl").write_text(f'#!/bin/sh\necho "$@" >>{site.folder}/asked\necho no unit etcd >&2\nexit 1\n')
+    lines = (
+        "#!/bin/sh",
+        f'echo "$@" >>{site.folder}/asked',
+        '[ "$1" = daemon-reload ] && exit',
+        "echo no unit etcd >&2; exit 1",
+    )
+    (tools / "systemctl").write_text("\n".join(lines))
     (tools / "systemctl").chmod(0o755)
     before, defaults = site.files("failed"), site.folder / "etcd.failed"
     defaults.write_text("# as Debian has it\n")
@@ -152,7 +159,8 @@ def test_init_that_cannot_start_etcd_leaves_nothing(site: Site) -> None:
     assert (done.returncode, "cannot have etcd started at boot: systemctl: no unit etcd" in done.stderr) == (1, True)
     assert site.files("failed") == before
     assert defaults.read_text() == "# as Debian has it\n"
-    assert (site.folder / "asked").read_text().splitlines()[-1] == "disable --now etcd"
+    assert not UNIT.exists()
+    assert (site.folder / "asked").read_text().splitlines() == ["daemon-reload", "enable etcd", "disable --now etcd"]
 
 
 def test_an_etcd_that_others_have_set_up_is_left_alone(site: Site) -> None:
