@@ -146,6 +146,11 @@ def certificates(folder: Path) -> tuple[Validity, ...]:
     return tuple(sorted(found, key=lambda one: (one.until, one.file)))
 
 
+def until(file: Path) -> datetime:
+    """When (UTC) the first of a file's certificates ends. Raises OSError; ValueError: it holds none."""
+    return min(cert.not_valid_after_utc for cert in x509.load_pem_x509_certificates(file.read_bytes()))
+
+
 def owner_of(cert: x509.Certificate) -> tuple[str, str]:
     """Role and name; the authority has the role `authority`."""
     found = {part.oid: str(part.value) for part in cert.subject}

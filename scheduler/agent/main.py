@@ -75,7 +75,7 @@ def run(config: Settings, reload: Callable[[], None]) -> None:
         signal.signal(number, lambda *_: stopped.set())
     signal.signal(signal.SIGHUP, lambda *_: reload())
     relay.start()
-    REGISTRY.register(Gauges(meter.families, partial(meter.look, engine)))
+    REGISTRY.register(Gauges(meter.families, partial(meter.look, engine, meter.certificates(config))))
     exporter.start(config, "agent")
     agent.start(ready)
     systemd.watch(lambda: agent.alive() and relay.alive())

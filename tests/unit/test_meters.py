@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,9 +21,11 @@ from plugins.network.meter import Meter
 from plugins.network.model import Endpoint, Network
 from plugins.network.repository import Registry, Repository
 from qnet import schema
+from qnet.authority import Authority
 from qnet.errors import Unavailable
 from qnet.metrics import Families, Gauges, Sample
 from qnet.schema import AddressRecord
+from qnet.settings import Agent, Etcd, Gateway, Scheduler, Settings
 from qnet.store.base import Put, Txn, TxnResult
 from qnet.store.commit import GroupCommit
 from qnet.store.etcd import EtcdStore
@@ -203,6 +206,30 @@ def test_an_engine_that_does_not_answer_is_told(tmp_path: Path) -> None:
         listening.listen()
         with pytest.raises(Unavailable):
             engine.networks()
-    samples = told(scheduler.agent.meter.families, scheduler.agent.meter.look(engine))
+    samples = told(scheduler.agent.meter.families, scheduler.agent.meter.look(engine, ()))
     assert samples.get_sample_value("qnet_agent_engine_up") == 0
     assert counted("qnet_agent_engine_call_seconds_count", call="networks") == calls + 1
+
+
+def test_the_certificates_that_the_settings_name_are_told_with_their_end(tmp_path: Path) -> None:
+    authority, cert, bundle = Authority.create("demo", days=400), tmp_path / "host.pem", tmp_path / "ca.pem"
+    own = authority.issue("host", "host1", days=20)
+    cert.write_bytes(own.cert_pem)
+    bundle.write_bytes(authority.pair.cert_pem + Authority.create("other", days=9).pair.cert_pem)
+    (tmp_path / "damaged.pem").write_text("no certificate")
+    config = Settings(
+        etcd=Etcd(ca=str(bundle)),
+        agent=Agent(ca=str(bundle), cert=str(cert)),
+        scheduler=Scheduler(ca=str(bundle), cert=str(tmp_path / "damaged.pem")),
+        gateway=Gateway(ca=str(bundle), cert=str(tmp_path / "missing.pem")),
+    )
+    files = scheduler.agent.meter.certificates(config)
+    assert len(files) == 4
+    engine = Dockerd(str(tmp_path / "docker.sock"), 0.2)
+    found = told(scheduler.agent.meter.families, scheduler.agent.meter.look(engine, files))
+    name = "qnet_certificate_end_timestamp_seconds"
+    ends = {file: found.get_sample_value(name, {"file": file}) for file in files}
+    first = datetime.now(UTC).timestamp() + 9 * 86400
+    assert ends[str(cert)] == own.cert.not_valid_after_utc.timestamp()
+    assert ends[str(bundle)] == pytest.approx(first, abs=60)
+    assert [file for file, end in ends.items() if end is None] == [f"{tmp_path}/damaged.pem", f"{tmp_path}/missing.pem"]
