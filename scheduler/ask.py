@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 import msgspec
@@ -12,8 +13,8 @@ import msgspec
 from qnet.errors import InvalidRequest
 from scheduler import policy
 from scheduler.model import AUTO, Network, Request
-from scheduler.rules import GROUP, Rules, is_rule, parse
-from scheduler.targets import scrape
+from scheduler.rules import AFFINITY, CONSTRAINT, GROUP, SPREAD, Rules, is_rule, parse
+from scheduler.targets import NETWORK, PATH, PORT, SCHEME, scrape
 from scheduler.translate import CLAIM, TENANT, cpus, ports
 from scheduler.translate import NAME as NAME_LABEL
 
@@ -23,6 +24,9 @@ IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_./:@-]{0,511}")
 CONTAINER = "container:"  # of a network: another container's
 BUILT_IN = frozenset({"", "default", "bridge", "host", "none", "nat"})
 IP, STICKY, ANY = "qnet.ip", "sticky", "any"
+OURS = re.compile(r"qnet\.[ -~]{1,32}")
+LABELS = frozenset({CONSTRAINT, AFFINITY, SPREAD, GROUP, IP, PORT, PATH, SCHEME, NETWORK})  # those that are typed
+ALIKE = 0.85  # as difflib measures it: a letter more, less or wrong
 NONE = "none"
 SIZE = re.compile(r"([0-9]{1,15})([bkmgt]?)b?")
 SOURCE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -140,6 +144,9 @@ def _labelled(config: dict[str, Any], tenant: str) -> tuple[dict[str, str], Rule
     """The container's labels without those that are qnet's to give, and its rules. `config` gets its tenant's label and
     has no rules among its variables any more."""
     labels, environment = texts(config, "Labels"), _list(config, "Env")
+    for label in filter(OURS.fullmatch, labels):
+        if label not in LABELS and (meant := get_close_matches(label, LABELS, 1, ALIKE)):
+            raise InvalidRequest(f"label {label} means nothing: type {meant[0]}")
     rules = parse(labels, environment)
     scrape(labels)
     config["Env"] = [line for line in environment if not is_rule(line)]

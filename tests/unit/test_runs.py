@@ -369,12 +369,31 @@ def test_affinities_see_containers_of_the_same_tenant_only(world: World) -> None
         (asked("x1", container={"Image": "b", "HostConfig": {"NanoCpus": 9 * 10**9}}), "3 lack CPUs"),
         (asked("x1", container={"Image": "b", "Labels": {"qnet.constraint": "rack==r9"}}), "3 fail rack==r9"),
         (asked("x1", container={"Image": "b", "Labels": {"qnet.spread": "rakc"}}), "no host has that label"),
+        (
+            asked("x1", container={"Image": "b", "Labels": {"qnet.spred": "rack"}}),
+            "qnet.spred means nothing: type qnet.spread",
+        ),
+        (asked("x1", container={"Image": "b", "Labels": {"qnet.metric.port": "1"}}), "type qnet.metrics.port"),
         (asked("x1", platform="linux/arm64"), "3 are not linux/arm64"),
         (asked("x1", container={"Image": "b", "HostConfig": {"StorageOpt": {"size": "lots"}}}), "a size such as 10G"),
     ],
 )
 def test_bad_requests_say_what_is_wrong_and_make_nothing(world: World, body: dict[str, Any], words: str) -> None:
     assert words in world.refused(body)[1]
+
+
+def test_labels_of_others_and_those_that_containers_have_are_taken(world: World) -> None:
+    names = (
+        "qnet.keep",
+        "qnet.host",
+        "qnet.network",
+        "qnet.tenant",
+        "qnet.name",
+        "qnet.claim",
+        "net.spread",
+        "qnet.ours",
+    )
+    assert world.run(container={"Image": "busybox", "Labels": dict.fromkeys(names, "x")})["name"]
 
 
 def test_refusals_name_every_filter(world: World) -> None:
