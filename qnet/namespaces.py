@@ -52,5 +52,10 @@ class Namespaces:
 
     def host_forwards(self, version: int) -> bool:
         """Whether the host itself forwards packets of a version of IP."""
-        knob = Path("/proc/sys") / FORWARDING[version].replace(".", "/")
-        return knob.exists() and knob.read_text().strip() != "0"
+        return sysctl(FORWARDING[version]) not in ("", "0")
+
+
+def sysctl(name: str) -> str:
+    """What a setting of the host's kernel is; empty: it has none of that name, as before its module is loaded."""
+    knob = Path("/proc/sys") / name.replace(".", "/")
+    return knob.read_text().strip() if knob.exists() else ""

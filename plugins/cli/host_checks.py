@@ -12,7 +12,7 @@ from plugins.cli import unixhttp
 from plugins.cli.health import Finding
 from plugins.ipam.journal import Journal
 from plugins.network import nat
-from plugins.network.model import Ask, ModeName, Network
+from plugins.network.model import BRIDGED, Ask, ModeName, Network
 from plugins.network.plan import Link, check_parent
 from qnet import settings
 from qnet.engine import Engine
@@ -22,6 +22,7 @@ from qnet.tenants import DEFAULT
 
 DRIVERS = ("NetworkDriver", "IpamDriver")
 PATIENCE = 5.0
+FILTERED = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
 USES = {  # what each kind of link is for; without macvlan, which is the default, a host is not fit
     "macvlan": "networks",
     "vlan": "parents with a VLAN (802.1q)",
@@ -103,19 +104,27 @@ def parents(config: settings.Settings, links: Callable[[], Mapping[str, Link]]) 
         yield _parent(f"parent {network.parent} of network {network.id[:12]}", ask, there)
 
 
-def forwarding(state_dir: str, forwards: Callable[[int], bool]) -> Iterator[Finding]:
+def forwarding(state_dir: str, sysctl: Callable[[str], str]) -> Iterator[Finding]:
     """Whether the host forwards what the gateways of its networks (`-o nat=true`) send to the outside."""
-    versions: set[int] = set()
-    for file in (Path(state_dir) / "networks").glob("*.json"):
-        with suppress(msgspec.MsgspecError):  # `parents` tells
-            network = msgspec.json.decode(file.read_bytes(), type=Network)
-            versions.update(nat.of(network).versions if network.nat else ())
-    for version in sorted(versions):
-        if forwards(version):
+    networks = _networks(state_dir)
+    for version in sorted({version for one in networks if one.nat for version in nat.of(one).versions}):
+        if sysctl(FORWARDING[version]) not in ("", "0"):
             yield Finding("ok", f"this host forwards IPv{version}, as its networks with nat=true need it")
         else:
             todo = f"sysctl -w {FORWARDING[version]}=1, and a line in /etc/sysctl.d"
             yield Finding("fail", f"this host does not forward IPv{version}: gateways (nat=true) lead nowhere", todo)
+
+
+def bridges(state_dir: str, sysctl: Callable[[str], str]) -> Iterator[Finding]:
+    """Whether the host's firewall looks at what containers on its bridges send each other: Docker's own drops it."""
+    if not any(network.mode in BRIDGED for network in _networks(state_dir)):
+        return
+    filtered = [name for name in FILTERED if sysctl(name) == "1"]
+    for name in filtered:
+        todo = f"sysctl -w {name}=0, and a line in /etc/sysctl.d"
+        yield Finding("warn", f"{name} is 1: Docker's rules drop frames of modes bridge and vxlan", todo)
+    if not filtered:
+        yield Finding("ok", "no iptables rule looks at what bridges carry")
 
 
 def journal(state_dir: str) -> Iterator[Finding]:
@@ -126,6 +135,13 @@ def journal(state_dir: str) -> Iterator[Finding]:
         yield Finding("warn", f"{len(waiting)} releases wait, the first of {waiting[0].address}", todo)
     else:
         yield Finding("ok", "no release waits for etcd")
+
+
+def _networks(state_dir: str) -> Iterator[Network]:
+    """Those of this host; `parents` tells of a file that is damaged."""
+    for file in (Path(state_dir) / "networks").glob("*.json"):
+        with suppress(msgspec.MsgspecError):
+            yield msgspec.json.decode(file.read_bytes(), type=Network)
 
 
 def _parent(what: str, ask: Ask, links: Mapping[str, Link]) -> Finding:

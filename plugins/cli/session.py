@@ -60,11 +60,10 @@ def _links() -> Mapping[str, Link]:
     return Links().all()
 
 
-def _forwards(version: int) -> bool:
-    from plugins.network.nat import NAMESPACE_PREFIX
-    from qnet.namespaces import Namespaces
+def _sysctl(name: str) -> str:
+    from qnet.namespaces import sysctl
 
-    return Namespaces(NAMESPACE_PREFIX).host_forwards(version)
+    return sysctl(name)
 
 
 def _units(properties: Sequence[str], units: Sequence[str]) -> str:
@@ -92,7 +91,7 @@ class Session:
     view: Callable[[Settings, str], EngineView] = _view
     features: Callable[[float], Mapping[str, str]] = _features
     links: Callable[[], Mapping[str, Link]] = _links
-    forwards: Callable[[int], bool] = _forwards
+    sysctl: Callable[[str], str] = _sysctl
     units: Callable[[Sequence[str], Sequence[str]], str] = _units
     today: Callable[[], datetime] = _today
 

@@ -21,7 +21,7 @@ from plugins.cli.app import cli
 from plugins.cli.session import Session
 from plugins.ipam.journal import Entry, Journal
 from plugins.network.features import KINDS
-from plugins.network.model import Network, Subnet
+from plugins.network.model import ModeName, Network, Subnet
 from plugins.network.plan import Link
 from qnet import schema, settings
 from qnet.errors import InvalidRequest, Unavailable
@@ -74,7 +74,7 @@ class Machine:
         )
         self.features: Mapping[str, str] | Exception = dict.fromkeys(KINDS, "")
         self.links = {"eth1": ETH1}
-        self.forwards = {4, 6}
+        self.sysctls = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}
         self.engine: dict[str, Any] = {
             "/version": VERSION,
             "/networks": [NETWORK],
@@ -129,7 +129,7 @@ class Machine:
             connect=lambda _etcd: nullcontext(self.store),
             features=features,
             links=lambda: self.links,
-            forwards=lambda version: version in self.forwards,
+            sysctl=lambda name: self.sysctls.get(name, ""),
             units=lambda *_: "",
         )
         self.session = session
@@ -304,11 +304,25 @@ def test_gateways_on_a_host_that_does_not_forward(machine: Machine) -> None:
         id="1" * 64, tenant="default", subnets=subnets, parent="eth1", mode="bridge", bridge="qb-eth1", nat=True
     )
     (machine.folder / "networks/1.json").write_bytes(msgspec.json.encode(network))
-    machine.forwards = {4}
+    machine.sysctls["net.ipv6.conf.all.forwarding"] = "0"
     assert only(machine.wrong()) == (
         "fail this host does not forward IPv6: gateways (nat=true) lead nowhere",
         "sysctl -w net.ipv6.conf.all.forwarding=1, and a line in /etc/sysctl.d",
     )
+
+
+@pytest.mark.parametrize("mode", ["macvlan", "bridge", "vxlan"])
+def test_bridges_that_a_firewall_sees(machine: Machine, mode: ModeName) -> None:
+    one = Network(id="1" * 64, tenant="default", subnets=(Subnet(SUBNET),), parent="eth1", mode=mode)
+    (machine.folder / "networks").mkdir()
+    (machine.folder / "networks/1.json").write_bytes(msgspec.json.encode(one))
+    machine.sysctls |= {"net.bridge.bridge-nf-call-iptables": "1", "net.bridge.bridge-nf-call-ip6tables": "0"}
+    warning = "warn net.bridge.bridge-nf-call-iptables is 1: Docker's rules drop frames of modes bridge and vxlan"
+    todo = "sysctl -w net.bridge.bridge-nf-call-iptables=0, and a line in /etc/sysctl.d"
+    assert machine.wrong() == ({} if mode == "macvlan" else {warning: todo})
+    machine.sysctls["net.bridge.bridge-nf-call-iptables"] = "0"
+    fine = "no iptables rule looks at what bridges carry"
+    assert (fine in [found["what"] for found in machine.examine()[1]]) is (mode != "macvlan")
 
 
 def test_default_parent_that_is_down(machine: Machine) -> None:

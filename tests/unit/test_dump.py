@@ -140,7 +140,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
         connect=lambda _: nullcontext(store),
         features=lambda _: {},
         links=dict,
-        forwards=lambda _: True,
+        sysctl=lambda _: "1",
         units=lambda properties, units: "Id=qnet-network.service\nLoadState=loaded\nActiveState=active\n",
         today=lambda: datetime(2026, 6, 1, 12, 30, tzinfo=UTC),
     )
