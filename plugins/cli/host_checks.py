@@ -149,6 +149,10 @@ def _parent(what: str, ask: Ask, links: Mapping[str, Link]) -> Finding:
         check_parent(ask, links, ())
     except InvalidRequest as error:
         return Finding("fail", f"{what}: {error}", "bring that link up, or make the network on another")
+    if not links[ask.parent].carrier:
+        return Finding(
+            "warn", f"{what} has no carrier", "its cable, and the switch's port: no other host is reached by it"
+        )
     return Finding("ok", f"{what} is up")
 
 

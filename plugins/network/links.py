@@ -366,6 +366,7 @@ def _link(entry: Any, name_of: Callable[[int], str]) -> Link:
         vlan=(data.get_attr("IFLA_VLAN_ID") or 0) if data and kind == "vlan" else 0,
         local=_local(data) if data and kind == "vxlan" else "",
         ours=entry.get_attr("IFLA_IFALIAS") == ALIAS or bool(vni and name == vxlan_link(vni)),
+        carrier=entry.get_attr("IFLA_CARRIER") != 0,
     )
 
 

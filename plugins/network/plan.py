@@ -35,7 +35,7 @@ HEADERS = 1.03  # the kernel counts whole frames: with this, TCP carries what wa
 class Link:
     """A link of the host as the kernel lists it; `parent` is the name of the link it stands on, `master` of the
     bridge or bond it is part of; both may be empty. `local`: the address that a VXLAN link sends from. `ours`: qnet
-    made it and may delete it (told by its alias)."""
+    made it and may delete it (told by its alias). `carrier`: there is something at the other end."""
 
     name: str
     kind: str
@@ -47,6 +47,7 @@ class Link:
     vlan: int = 0
     local: str = ""
     ours: bool = False
+    carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -330,6 +330,14 @@ def test_default_parent_that_is_down(machine: Machine) -> None:
     assert "default parent eth1: parent eth1 is down: ip link set eth1 up" in only(machine.wrong())[0]
 
 
+def test_default_parent_without_a_carrier(machine: Machine) -> None:
+    machine.links["eth1"] = Link("eth1", "", up=True, mtu=1500, carrier=False)
+    assert only(machine.wrong()) == (
+        "warn default parent eth1 has no carrier",
+        "its cable, and the switch's port: no other host is reached by it",
+    )
+
+
 def test_releases_that_wait(machine: Machine) -> None:
     journal = Journal(machine.folder / "releases.journal")
     for number in (5, 6):
