@@ -6,6 +6,7 @@ stands in the records that are written for it; whoever acts on such a record on 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -15,8 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar
-
-import msgspec
 
 HEADER = "X-Request-Id"
 NONE = "-"
@@ -85,15 +84,15 @@ class Lines(logging.Formatter):
         """The line, without a traceback."""
         record.request_id = request_id.get()
         known: Mapping[str, object] = getattr(record, "fields", {})
-        return super().formatMessage(record) + "".join(f" {name}={_value(value)}" for name, value in known.items())
+        line = super().formatMessage(record) + "".join(f" {name}={_value(value)}" for name, value in known.items())
+        return line if line.isprintable() else "".join(map(_visible, line))
 
     def format(self, record: logging.LogRecord) -> str:
-        """All that is written of a record: the journal takes each line by itself."""
-        text = super().format(record)
-        if not self._journal:
-            return text
+        """All that is written of a record: the journal takes each line by itself, and only the first looks like one."""
         priority = next(number for level, number in PRIORITIES if record.levelno >= level)
-        return "\n".join(f"<{priority}>{line}" for line in text.splitlines())
+        first, *traceback = super().format(record).splitlines()
+        start = f"<{priority}>" if self._journal else ""
+        return "\n".join([start + first, *(f"{start}  {line}" for line in traceback)])
 
 
 def setup(level: str) -> None:
@@ -113,6 +112,11 @@ def _to_journal(stream: str) -> bool:
     return False
 
 
+def _visible(letter: str) -> str:
+    """One that would end a line or steer a terminal, as Python writes it: names that tenants send are in messages."""
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+
+
 def _value(value: object) -> str:
     text = str(value)
-    return text if PLAIN.fullmatch(text) else msgspec.json.encode(text).decode()
+    return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
@@ -46,9 +47,18 @@ def lines() -> Iterator[io.StringIO]:
     root.setLevel(level)
 
 
-def line(level: int, message: str, *, journal: bool, **known: object) -> str:
+def raised(error: Exception) -> tuple[type[Exception], Exception, TracebackType | None]:
+    try:
+        raise error
+    except Exception as caught:
+        return type(caught), caught, caught.__traceback__
+
+
+def line(level: int, message: str, *, journal: bool, error: Exception | None = None, **known: object) -> str:
     record = logging.makeLogRecord({"levelno": level, "levelname": logging.getLevelName(level), "name": "qnet.x"})
     record.msg = message
+    if error:
+        record.exc_info = raised(error)
     record.__dict__.update(log.fields(**known))
     return log.Lines(journal=journal).format(record)
 
@@ -67,7 +77,19 @@ def test_a_line_has_level_request_and_fields() -> None:
 )
 def test_the_journal_is_told_the_priority_of_each_line(level: int, priority: int) -> None:
     name = logging.getLevelName(level)
-    assert line(level, "one\ntwo", journal=True) == f"<{priority}>{name} - qnet.x: one\n<{priority}>two"
+    first, *traceback = line(level, "one", journal=True, error=ValueError("x\nINFO - qnet.audit: no")).splitlines()
+    assert first == f"<{priority}>{name} - qnet.x: one"
+    assert traceback[0] == f"<{priority}>  Traceback (most recent call last):"
+    assert traceback[-2:] == [f"<{priority}>  ValueError: x", f"<{priority}>  INFO - qnet.audit: no"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\v", "\x1b[2J", "\x85", "\u2028", "\ud800"])
+def test_a_name_that_somebody_sends_makes_no_line_of_its_own(end: str) -> None:
+    sent = f"a{end}INFO 1 qnet.audit: done tenant=b"
+    said = line(logging.INFO, f"{sent} is not there", journal=True, name=sent)
+    assert len(said.splitlines()) == 1
+    assert said.isprintable()
+    assert ascii(end)[1:-1] in said
 
 
 def test_only_the_journals_own_stream_gets_priorities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
