@@ -73,6 +73,13 @@ class Engines:
             if response.status_code != GONE:
                 _check(response, host)
 
+    def ids(self, host: Machine) -> frozenset[str]:
+        """The ids of all containers. Raises Unavailable."""
+        with self._client(host) as client:
+            response = client.get(_url(client, "/containers/json"), params={"all": 1})
+            _check(response, host)
+            return frozenset(str(entry["Id"]) for entry in response.json())
+
     def inspect(self, host: Machine, container: str) -> dict[str, Any] | None:
         """All of a container; None: there is none. Raises Unavailable."""
         with self._client(host) as client:

@@ -1,11 +1,13 @@
-"""Finishes or undoes what a replica has left half-way: placed, and perhaps made, but never confirmed."""
+"""Finishes or undoes what a replica has left half-way: placed, perhaps made, but never confirmed. Forgets containers
+that are gone: an agent tells of those that it has seen, and may have been away for as long as one lived."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from qnet import metrics
 from qnet.errors import NotFound, QnetError
@@ -13,13 +15,14 @@ from qnet.sightings import Sightings
 from scheduler import translate
 from scheduler.commit import Desk
 from scheduler.engines import Engines
-from scheduler.model import Container
+from scheduler.model import Container, Machine
 from scheduler.runs import Runs
 from scheduler.view import View
 
 logger = logging.getLogger(__name__)
 
 INTERVAL, GRACE = 2.0, 4.0  # seconds
+ROUND = 300.0  # seconds in which every host is asked once what it has, however many there are
 
 
 class Reconciler:
@@ -40,6 +43,7 @@ class Reconciler:
         self._engines = engines
         self._replica = replica
         self._seen = Sightings(GRACE, clock)
+        self._asked = ""  # the host that was asked last what it has
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -58,17 +62,40 @@ class Reconciler:
                 logger.warning("reconciliation: %s", error)
 
     def once(self) -> None:
-        """Look at all containers that are being made. Raises Unavailable."""
-        replicas = self._view.replicas()
+        """Look at all containers that are being made, and at those of the next hosts. Raises Unavailable."""
+        replicas, known = self._view.replicas(), self._view.containers()
         mine = min(replicas, default="") == self._replica
-        left = {one.claim: one for one in self._view.containers() if one.by and self._is_left(one, replicas, mine)}
+        left = {one.claim: one for one in known if one.by and self._is_left(one, replicas, mine)}
         for claim in self._seen.overdue(left):
             self._settle(left[claim])
+        if mine:
+            for host in self._next():
+                self._compare(host, [one for one in known if one.host == host.name and one.id and not one.by])
 
     def _is_left(self, one: Container, replicas: frozenset[str], mine: bool) -> bool:
         if one.by == self._replica:
             return not self._runs.making(one.claim)
         return mine and one.by not in replicas
+
+    def _next(self) -> list[Machine]:
+        """The hosts whose turn it is, of those that can be asked."""
+        hosts = sorted(self._view.machines(), key=lambda host: host.name)
+        later = [host for host in hosts if host.name > self._asked] or hosts
+        turn = later[: math.ceil(len(hosts) * INTERVAL / ROUND)]
+        self._asked = turn[-1].name if turn else ""
+        return [host for host in turn if host.state != "down" and not host.trouble]
+
+    def _compare(self, host: Machine, known: Iterable[Container]) -> None:
+        """Remove those that the engine has no more. They were known before it is asked, and no id comes back."""
+        try:
+            there = self._engines.ids(host)
+            for one in known:
+                if one.id not in there:
+                    self._desk.remove(one)
+                    logger.warning("container %s on %s is gone, and nobody had told", one.name, one.host)
+                    metrics.REPAIRS.labels("container gone").inc()
+        except QnetError as error:
+            logger.warning("containers of %s: %s", host.name, error)
 
     def _settle(self, one: Container) -> None:
         try:

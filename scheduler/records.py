@@ -107,6 +107,8 @@ class Records:
             there, kv = self.read(container.name)
             if there is None or kv is None or there.claim != container.claim or there.host != container.host:
                 return None
+            if not there.claim and there.id != container.id:
+                return None
             compares, ops = self._addresses.give_back(there, hold)
             txn = Txn((unchanged(kv), *compares), (Delete(kv.key), *ops), (Get(kv.key),))
             done = self._send(txn)

@@ -85,6 +85,10 @@ class FakeEngines:
                 raise Conflict(f"host {host.name}: You cannot remove a running container {found['Id']}")
             del there[found["Id"]]
 
+    def ids(self, host: Machine) -> frozenset[str]:
+        self.fault("list")
+        return frozenset(self.containers.get(host.name, {}))
+
     def inspect(self, host: Machine, container: str) -> dict[str, Any] | None:
         self.fault("inspect")
         there = self.containers.setdefault(host.name, {})

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from qnet import schema
@@ -15,6 +16,7 @@ from qnet.schema import PoolRecord
 from qnet.store.base import Store
 from scheduler.callers import Caller
 from scheduler.model import Container, Orders, Vitals
+from scheduler.reconcile import INTERVAL, ROUND
 from scheduler.view import CONTAINERS, ORDERS, REPLICAS, VITALS, key
 from tests.store.memory import MemoryStore
 from tests.unit.placement_world import SUBNET, World, asked, away
@@ -214,6 +216,68 @@ def test_a_replica_settles_its_own(world: World) -> None:
     world.engines.fault = lambda _: None
     world.later()
     assert world.content() == before
+
+
+def all_asked(world: World) -> None:
+    """Every host has its turn."""
+    world.view.catch_up()
+    for _ in world.view.machines():
+        world.reconciler.once()
+
+
+def test_a_container_that_went_while_no_agent_looked_is_forgotten(world: World) -> None:
+    gone, stays = world.run("a1"), world.run("b1")
+    engine = world.engines.containers[gone["host"]]
+    all_asked(world)
+    assert world.call("GET", "/v1/containers/a1")[1]["id"] == gone["id"]
+    del engine[gone["id"]]
+    all_asked(world)
+    assert world.call("GET", "/v1/containers/a1")[0] == 404
+    assert world.call("GET", "/v1/containers/b1")[1]["id"] == stays["id"]
+    again = world.run("a1")
+    assert again["addresses"] == gone["addresses"]  # it was held for the name, as after any removal
+
+
+@pytest.mark.parametrize("state", ["down", "in trouble", "away", "another replica's"])
+def test_nothing_is_forgotten_that_cannot_be_looked_for(world: World, state: str) -> None:
+    ran = world.run("a1")
+    world.engines.containers[ran["host"]].clear()
+    if state == "down":
+        world.store.delete(f"/qnet/v1/placement/alive/{ran['host']}")
+    elif state == "in trouble":
+        world.host(ran["host"], trouble=("engine",))
+    elif state == "away":
+        world.engines.fault = away("list")
+    else:
+        world.store.put(key(REPLICAS, "r0"), b"")
+    all_asked(world)
+    assert world.call("GET", "/v1/containers/a1")[0] == 200
+
+
+def test_a_container_that_the_agent_found_by_itself_is_forgotten_by_its_id(world: World) -> None:
+    one = Container(name="x1", host="host1", id="1" * 64, image="busybox", tenant="default", state="running")
+    world.store.put(key(CONTAINERS, "x1"), schema.encode(one))
+    world.view.catch_up()
+    known = world.view.container("x1")
+    fresh = msgspec.structs.replace(one, id="2" * 64)
+    world.store.put(key(CONTAINERS, "x1"), schema.encode(fresh))
+    assert known is not None
+    world.desk.remove(known)
+    assert schema.decode(world.content()[key(CONTAINERS, "x1")], Container).id == fresh.id
+    all_asked(world)
+    assert key(CONTAINERS, "x1") not in world.content()
+
+
+def test_every_host_of_a_large_fleet_has_its_turn(world: World) -> None:
+    for number in range(4, 401):
+        world.host(f"host{number}")
+    asked_for: list[str] = []
+    world.engines.ids = lambda host: asked_for.append(host.name) or frozenset()  # type: ignore[method-assign]
+    world.view.catch_up()
+    for _ in range(int(ROUND / INTERVAL)):
+        world.reconciler.once()
+    assert len(asked_for) >= 400
+    assert set(asked_for) == {f"host{number}" for number in range(1, 401)}
 
 
 def test_a_container_is_not_removed_while_its_host_is_down(world: World) -> None:

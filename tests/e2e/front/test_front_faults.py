@@ -189,7 +189,7 @@ def test_compose_and_the_sdk(fleet: Fleet, config: Path, tmp_path: Path) -> None
     side.ok(*where, "up", "-d")
     names = side.ok("ps", "--format", '{{.Names}} {{.Label "qnet.host"}}').splitlines()
     assert len(names) == 5
-    assert len({line.split()[1] for line in names if "-web-" in line}) > 1
+    assert len({line.split()[1] for line in names if "-web-" in line}) == 3
     assert "ready" in side.ok(*where, "logs", "local")
     assert (
         side.ok(*where, "exec", "-T", "web", "ping", "-c", "1", "-W", "2", "10.77.0.60").count("1 packets received")
@@ -215,6 +215,7 @@ services:
     volumes: [shared:/data]
     depends_on: [database]
     deploy: {replicas: 3}
+    labels: {"qnet.spread": "host:max_per=1", "qnet.group": web}
   local:
     image: busybox
     command: sh -c "echo ready; sleep 1d"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import shutil
 import sys
 import threading
 import time
@@ -69,6 +70,19 @@ def test_kill_in_the_middle_of_runs(fleet: Fleet, fault: Callable[[Host], Callab
     # an engine that was killed ends its containers when it is back: they are there, and do not run
     alive = {name for host in fleet.hosts for name in fleet.on(host.name, stopped=fault is kill_engine)}
     assert said <= alive, f"acknowledged and gone: {sorted(said - alive)}"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["seen", "never seen"])
+def test_a_container_that_goes_while_its_agent_is_away_leaves_nothing(fleet: Fleet, kept: bool) -> None:
+    """The agent was killed: it has seen the container, and wrote that down, or has not."""
+    host = fleet.host(fleet.run("a1")["host"])
+    host.agent.kill()
+    host.docker("rm", "-f", "a1")
+    if not kept:
+        shutil.rmtree(host.node.disk / "private/var/lib/qnet/containers")
+    host.agent.start()
+    fleet.agree()
+    assert fleet.records() == {}
 
 
 def test_two_replicas_never_give_one_name_or_address_twice(fleet: Fleet) -> None:
