@@ -240,8 +240,22 @@ def remove_all_but(host: Host, *kept: str) -> None:
         host.docker("rm", "-f", "-v", *found)
     _, listed = call(host.docker_socket, "GET", "/networks", timeout=60)
     own = [net["Id"] for net in listed if net["Name"] not in PREDEFINED.union(kept)]
-    if own:
-        host.docker("network", "rm", *own)
+    if own and (done := host.docker("network", "rm", *own, check=False)).returncode:
+        _recount(host, own, done.stderr)
+
+
+def _recount(host: Host, networks: Sequence[str], said: str) -> None:
+    """Engine 20.10 miscounts the endpoints of a network, one time in twenty, when many go at once: it then keeps one
+    that has none, until it is started again. Anything else fails the test; what the plugin has, `no_leaks` looks for.
+    """
+    left = [call(host.docker_socket, "GET", f"/networks/{one}", timeout=60) for one in networks]
+    there = {about["Id"]: about["Containers"] for status, about in left if status == 200}
+    assert "has active endpoints" in said, said
+    assert not any(there.values()), (said, there)
+    print(f"{host.name}: the engine miscounts its endpoints and is started again: {said}")
+    host.stop_engine()
+    host.start_engine()
+    host.docker("network", "rm", *there)
 
 
 def no_leaks(lab: Lab, within: float = SETTLED_WITHIN) -> None:

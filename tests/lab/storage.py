@@ -49,7 +49,13 @@ def make_pool(hosts: Sequence[Host]) -> None:
     first, *others = (host.storage for host in hosts)
     for other in others:
         first.gluster("peer", "probe", other.node.address)
-    wait_for("glusterd's peers", lambda: first.gluster("pool", "list").stdout.count("Connected") == len(hosts), 30)
+
+    def all_know_all() -> bool:
+        """One that is late refuses to make a volume."""
+        lists = [host.storage.gluster("pool", "list").stdout for host in hosts]
+        return all(text.count("Connected") == len(hosts) for text in lists)
+
+    wait_for("glusterd's peers", all_know_all, 30)
     bricks = [f"{host.address}:{BRICKS}/{turn}" for turn in range(SETS) for host in (*hosts[turn:], *hosts[:turn])]
     layout = {1: [], 2: ["replica", "2"]}.get(len(hosts), ["replica", "3", "arbiter", "1"])
     first.gluster("volume", "create", VOLUME, *layout, *bricks, "force")
