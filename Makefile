@@ -28,8 +28,11 @@ test: engines
 	@$(MAKE) --no-print-directory -j2 --output-sync=target e2e-hosts e2e-fleet
 	@$(MAKE) --no-print-directory -j2 --output-sync=target e2e-debian13 e2e-unstable
 	@packaging/bootstrap.sh package
-	$(PYTEST) tests/package
+	$(PYTEST) $(PACKAGE)
 	$(PYTEST) tests/vm
+
+# The first of these waits until the package is built.
+PACKAGE := --timeout 900 tests/package
 
 # Parts of `make test`, two at a time: each has labs of its own, and waits more than it works.
 FLEET := tests/e2e/front tests/e2e/placement
@@ -53,7 +56,7 @@ test-quick: bootstrap
 # Two machines with systemd, in containers, on which the package is installed by the commands of docs/install.md.
 test-package: bootstrap
 	@packaging/bootstrap.sh package
-	$(PYTEST) tests/package
+	$(PYTEST) $(PACKAGE)
 
 # Two virtual machines, by emulation, with a kernel that has 802.1q. The first run builds their image.
 test-vm: bootstrap
