@@ -21,13 +21,16 @@ ANSWER = 4.0  # seconds for one answer of the engine: one check may need two
 
 
 @click.command()
+@click.option(
+    "--timeout", type=click.FloatRange(1, 600), default=PATIENCE, help="Seconds for all; more on a slow machine."
+)
 @json_option
 @click.pass_context
 @pass_session
-def doctor(session: Session, ctx: click.Context, as_json: bool) -> None:
+def doctor(session: Session, ctx: click.Context, timeout: float, as_json: bool) -> None:
     """Look for what is wrong, and say what to do. Exit code 1 if anything failed."""
     found = []
-    for finding in examine(session):
+    for finding in examine(session, timeout):
         found.append(finding)
         if not as_json:
             todo = f" — {finding.todo}" if finding.todo else ""
@@ -38,9 +41,9 @@ def doctor(session: Session, ctx: click.Context, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def examine(session: Session) -> Iterator[Finding]:
-    """What all checks find, within `PATIENCE`; without settings there is nothing else to ask."""
-    deadline = time.monotonic() + PATIENCE
+def examine(session: Session, timeout: float = PATIENCE) -> Iterator[Finding]:
+    """What all checks find, within so many seconds; without settings there is nothing else to ask."""
+    deadline = time.monotonic() + timeout
     try:
         settings = session.settings
     except QnetError as error:
@@ -49,10 +52,10 @@ def examine(session: Session) -> Iterator[Finding]:
     file = session.file or (DEFAULT_FILE if DEFAULT_FILE.exists() else "defaults and environment")
     yield Finding("ok", f"settings: {file}; this host is {settings.host.name}")
     cluster = partial(_cluster, session, settings, deadline - 0.1)  # it tells which of its own checks are late
-    yield from at_once([*_machine(session, settings), ("store", cluster)], deadline)
+    yield from at_once([*_machine(session, settings, timeout), ("store", cluster)], deadline)
 
 
-def _machine(session: Session, settings: Settings) -> Sequence[tuple[str, Check]]:
+def _machine(session: Session, settings: Settings, timeout: float) -> Sequence[tuple[str, Check]]:
     from plugins.cli import daemon_checks as daemons
     from plugins.cli import file_checks as files
     from plugins.cli import host_checks as checks
@@ -64,7 +67,7 @@ def _machine(session: Session, settings: Settings) -> Sequence[tuple[str, Check]
         *((f"[{use.section}]", partial(files.files, use, session.today())) for use in files.uses(settings)),
         ("engine", partial(checks.engine, settings.docker.socket, patience, engine)),
         ("plugin", partial(checks.plugin, settings.network)),
-        ("kernel", partial(checks.kernel, session.features)),
+        ("kernel", partial(checks.kernel, session.features, timeout / 2)),
         ("parents", partial(checks.parents, settings, session.links)),
         ("forwarding", partial(checks.forwarding, settings.host.state_dir, session.sysctl)),
         ("bridges", partial(checks.bridges, settings.host.state_dir, session.sysctl)),

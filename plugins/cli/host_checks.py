@@ -67,10 +67,10 @@ def plugin(config: settings.Network) -> Iterator[Finding]:
         yield Finding("ok", f"plugin at {config.socket} answers as {' and '.join(DRIVERS)}")
 
 
-def kernel(features: Callable[[float], Mapping[str, str]]) -> Iterator[Finding]:
+def kernel(features: Callable[[float], Mapping[str, str]], patience: float) -> Iterator[Finding]:
     """Whether the kernel can make the links that networks need, tried in a namespace of its own."""
     try:
-        found = features(PATIENCE)
+        found = features(patience)
     except Unavailable as error:
         yield Finding("warn", str(error), "run qnet doctor as root")
         return

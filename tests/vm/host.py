@@ -67,7 +67,7 @@ class Host(Machine):
 
     def doctor(self) -> str:
         """What qnet finds right and wrong here."""
-        return self.exec("qnet", "doctor", check=False).stdout
+        return self.exec("qnet", "doctor", "--timeout", "50", check=False).stdout
 
     def network(self, name: str, tenant: str, *options: str, subnet: str = "10.60.0.0/24") -> None:
         """Makes a qnet network of a tenant."""

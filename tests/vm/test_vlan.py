@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.commands import wait_for
+from tests.lab.model import LabError
 from tests.vm.cluster import TENANTS, Cluster
 from tests.vm.host import CREATE, READY_WITHIN, Host, run_args, whose
 
@@ -124,12 +125,17 @@ def test_parents_of_a_tenant(vms: Cluster) -> None:
     assert host.segments() == {"eth1.100", "eth1.200"}
     parts = ("parent trunk (eth1) is up", "makes vlan links", "makes ipvlan links")
 
-    def doctor_finds_all() -> bool:
-        found = host.doctor()
-        return all(part in found for part in parts)
+    found: list[str] = []
 
-    # it gives up on a kernel that takes seconds to make a link, as emulated ones can
-    wait_for("doctor to find all", doctor_finds_all, 180)
+    def doctor_finds_all() -> bool:
+        found[:] = host.doctor().splitlines()
+        return all(part in "\n".join(found) for part in parts)
+
+    # a kernel that is emulated can take seconds to make a link
+    try:
+        wait_for("doctor to find all", doctor_finds_all, 180)
+    except LabError as late:
+        raise AssertionError("\n".join(found)) from late
 
 
 def test_sub_interface_is_back_after_a_reboot(vms: Cluster) -> None:
