@@ -69,8 +69,13 @@ class Reconciler:
         for claim in self._seen.overdue(left):
             self._settle(left[claim])
         if mine:
-            for host in self._next():
-                self._compare(host, [one for one in known if one.host == host.name and one.id and not one.by])
+            turn = {host.name: host for host in self._next()}
+            made: dict[str, list[Container]] = {name: [] for name in turn}
+            for one in known:
+                if one.host in made and one.id and not one.by:
+                    made[one.host].append(one)
+            for name, host in turn.items():
+                self._compare(host, made[name])
 
     def _is_left(self, one: Container, replicas: frozenset[str], mine: bool) -> bool:
         if one.by == self._replica:
