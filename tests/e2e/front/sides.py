@@ -22,6 +22,8 @@ PLUGINS = UNPACKED / "cli-plugins/usr/libexec/docker/cli-plugins"
 DEBIANS = "/usr/bin/docker"
 PATIENCE = 120
 CHANGING = (
+    # docker 20.10 writes it of some starts that fail, straight too (1 of 60)
+    (r'time="[^"]*" level=error msg="error waiting for container: context canceled"\n', ""),
     (r"sha256:[0-9a-f]{64}|\b[0-9a-f]{64}\b|\b[0-9a-f]{12}\b", "ID"),
     (r"\b(?:qnet\.(?:host|tenant|claim|name|group|network)=[^,\s]*,?)", ""),
     (r"(?:Less than a|About an?|\d+) (?:second|minute|hour)s?(?: ago)?", "AGO"),

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "/opt/qnet/bin/pip install --no-deps .": SOURCE,
 }
 
+UPPER = "10.77.0.0/24 --ip-range 10.77.0.128/25"
 # The lab's words for those of the pages; every one of the first that are there, then the next.
 WORDS = {
     "docker run -v data:/data IMAGE": "docker run --rm -v data:/data alpine df -h /data",
@@ -59,6 +60,9 @@ WORDS = {
     "run --cpus 2 -m 4g": "run --cpus 2 -m 4000g",
     "inspect 5f1ca3a3a3a3": "inspect $(docker network inspect -f '{{.Id}}' web)",
     "resize data 1G": "resize data 30M",
+    # else "any free address" may be one of those that the page asks for later
+    "10.77.0.0/24 --gateway 10.77.0.1 -o parent=eth1 web": f"{UPPER} --gateway 10.77.0.1 -o parent=eth1 web",
+    "-d qnet --subnet 10.77.0.0/24 web": f"-d qnet --subnet {UPPER} web",
 }
 ENDLESS = ("qnet top",)
 
@@ -111,7 +115,7 @@ BEFORE = {
             docker run -d --network web alpine; docker run -d --network web alpine""",
         "qnet pool ls": f"""{EMPTY}; qnet tenant create blue --untagged; qnet pool create fd00:77::/64
             qnet pool create 10.0.0.0/8 --tenant blue --gateway 10.0.0.1
-            qnet network create --subnet 10.77.0.0/24 --gateway 10.77.0.1 -o parent=eth1 web
+            qnet network create --subnet {UPPER} --gateway 10.77.0.1 -o parent=eth1 web
             qnet run --network web --constraint host==host1 --name web1 --ip 10.77.0.50 alpine
             qnet run --network web --constraint host==host2 --name db --ip 10.77.0.60 alpine
             qnet run --network web --constraint host==host2 --name web2 alpine
