@@ -77,7 +77,9 @@ class Plugin:
 
         def answer(body: bytes) -> msgspec.Struct | None:
             if not body.strip():
-                raise InvalidRequest(f"{path}: empty body: the arguments are missing")
+                raise InvalidRequest(
+                    f"{path}: empty body: the arguments are missing (so engines repeat a call that broke; try again)"
+                )
             try:
                 arguments = decoder.decode(body)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

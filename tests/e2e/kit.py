@@ -20,8 +20,7 @@ SUBNET, GATEWAY = "10.77.0.0/24", "10.77.0.1"
 UPPER_HALF = "10.77.0.128/25"
 SUBNET6, GATEWAY6 = "fd00:77::/64", "fd00:77::1"
 DUAL = ("--ipv6", "--subnet", SUBNET6, "--gateway", GATEWAY6)
-FREE_WITHIN = 2.0  # seconds from `docker rm` until the address can be had elsewhere
-SETTLED_WITHIN = 10.0  # seconds until records agree with the engines: grace, repairs, and a slow machine
+SETTLED_WITHIN = 30.0  # seconds until records agree with the engines: grace, repairs, and a slow machine
 PREDEFINED = frozenset({"bridge", "host", "none"})
 
 
@@ -153,7 +152,7 @@ def host_pings(host: Host, target: str, tries: int = 3) -> bool:
     return any(host.exec("ping", "-c", "1", "-W", "1", target, check=False).returncode == 0 for _ in range(tries))
 
 
-def becomes_free(host: Host, name: str, *options: str, on: str = "web", within: float = FREE_WITHIN) -> None:
+def becomes_free(host: Host, name: str, *options: str, on: str = "web", within: float = SETTLED_WITHIN) -> None:
     """A container with the address can be started within some seconds; a refusal leaves nothing behind."""
 
     def started() -> bool:
@@ -201,8 +200,18 @@ def named(lab: Lab, text: str, container: str, subnet: str = SUBNET, tenant: str
     wait_for(
         f"{text} is {container}'s by its record",
         lambda: address_records(lab, subnet, tenant).get(text, {}).get("container") == container,
-        5,
+        SETTLED_WITHIN,
     )
+
+
+def networks_named(lab: Lab) -> None:
+    """Wait until the records of networks have their names: the engine tells those only after it made them."""
+
+    def all_named() -> bool:
+        found = records(lab, "/qnet/v1/networks/").values()
+        return all(one.fields.get("name") for one in found)
+
+    wait_for("the names of networks", all_named, SETTLED_WITHIN)
 
 
 def files(host: Host) -> list[Path]:

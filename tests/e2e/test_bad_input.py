@@ -147,7 +147,8 @@ def host(lab: Lab, hosts: list[Host]) -> Iterator[Host]:
     host = hosts[0]
     kit.network(host)
     kit.run(host, "aa", "--ip", "10.77.0.50")
-    kit.wait_for("the container's name", lambda: kit.address_records(lab)["10.77.0.50"].get("container") == "aa", 5)
+    kit.named(lab, "10.77.0.50", "aa")
+    kit.networks_named(lab)
     before = everything(lab, host)
     yield host
     after = everything(lab, host)

@@ -39,7 +39,7 @@ networks:
     driver_opts: {parent: PARENT, mode: MODE, mtu: "1400"}
     ipam:
       driver: qnet
-      config: [{subnet: 10.77.0.0/24, gateway: 10.77.0.1}]
+      config: [{subnet: 10.77.0.0/24, ip_range: 10.77.0.128/25, gateway: 10.77.0.1}]
   back:
     driver: qnet
     driver_opts: {mode: MODE}

@@ -34,7 +34,7 @@ def record(lab: Lab) -> dict[str, object]:
 def is_held(lab: Lab, container: str = "aa", host: str = "host1") -> None:
     """The address is held for a container, soon at least."""
     wanted = {"kind": "held", "container": container, "host": host}
-    wait_for(f"{FIXED} is held for {container}", lambda: wanted.items() <= record(lab).items(), 5)
+    wait_for(f"{FIXED} is held for {container}", lambda: wanted.items() <= record(lab).items(), 30)
 
 
 def nobody_else_gets_it(hosts: list[Host], words: str) -> None:
@@ -123,7 +123,7 @@ def test_a_renamed_container_keeps_its_address(lab: Lab, fixed: list[Host]) -> N
     host.docker("rename", "aa", "renamed")
     nobody_else_gets_it([fixed[1]], "held for container")
     host.docker("start", "renamed")
-    wait_for("new name", lambda: record(lab)["container"] == "renamed", 5)
+    wait_for("new name", lambda: record(lab)["container"] == "renamed", 30)
     assert address(host, "renamed") == FIXED
 
 

@@ -96,7 +96,7 @@ def test_the_shim_outlives_the_plugin_and_comes_back_after_a_boot(lab: Lab, host
     assert pings(host, "aa", own)
     (shim,) = shims(host)
     host.exec("ip", "link", "delete", shim)
-    wait_for("shim is put back", lambda: routes(host) == {given}, 5)
+    wait_for("shim is put back", lambda: routes(host) == {given}, 30)
     assert host_pings(host, given)
     host.reboot()
     wait_for("shim and route after the boot", lambda: bool(shims(host)) and routes(host) == {given}, 15)

@@ -45,7 +45,7 @@ def test_parents(lab: Lab, hosts: list[Host]) -> None:
             assert "does not exist on this host; links: eth0, eth1" in said, text
     assert "-o parent= is empty: name a link, or leave it out" in create_refused(hosts[0], "-o", "parent=")
     assert rules(hosts[0]) == was
-    kit.no_leaks(lab, within=2)
+    kit.no_leaks(lab)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_values_of_other_options(lab: Lab, hosts: list[Host], option: str, says:
     for text in ("", *HOSTILE):
         said = create_refused(hosts[0], "-o", f"{option}={text}")
         assert says in said, text
-    kit.no_leaks(lab, within=2)
+    kit.no_leaks(lab)
 
 
 def test_names_of_options(lab: Lab, hosts: list[Host]) -> None:
@@ -71,7 +71,7 @@ def test_names_of_options(lab: Lab, hosts: list[Host]) -> None:
         assert "no such option; there are: parent, mode" in create_refused(hosts[0], "-o", f"{text}=eth1"), text
         said = create_refused(hosts[0], "--ipam-opt", f"{text}=x")
         assert "no such option; there are: tenant, exclude" in said, text
-    kit.no_leaks(lab, within=2)
+    kit.no_leaks(lab)
 
 
 def test_options_of_the_pool(lab: Lab, hosts: list[Host]) -> None:
@@ -80,7 +80,7 @@ def test_options_of_the_pool(lab: Lab, hosts: list[Host]) -> None:
         assert "is no tenant: lower-case letters, digits and -" in said, text
     for text in HOSTILE:
         assert "exclude:" in create_refused(hosts[0], "--ipam-opt", f"exclude={text}"), text
-    kit.no_leaks(lab, within=2)
+    kit.no_leaks(lab)
 
 
 def test_tenants_of_the_command(lab: Lab, hosts: list[Host]) -> None:
@@ -158,7 +158,7 @@ def test_a_kernel_without_ipvlan_says_so_and_keeps_nothing(lab: Lab, hosts: list
         return
     said = create_refused(hosts[0], "-o", "mode=ipvlan")
     assert "on eth1: ENOTSUP: this kernel has no ipvlan: load it (modprobe ipvlan)" in said
-    kit.no_leaks(lab, within=2)
+    kit.no_leaks(lab)
 
 
 def test_names_of_networks(lab: Lab, hosts: list[Host]) -> None:
@@ -170,7 +170,7 @@ def test_names_of_networks(lab: Lab, hosts: list[Host]) -> None:
 
     for name in ("../x", "a/b", "näme", LONG, "a\nb", "\x1b[31mred", "$(reboot)", ".."):
         if host.docker(*CREATE, "--subnet", SUBNET, "--gateway", GATEWAY, "--", name, check=False).returncode == 0:
-            kit.wait_for(f"the name {name[:20]!r}", lambda name=name: listed() == [name], 5)
+            kit.wait_for(f"the name {name[:20]!r}", lambda name=name: listed() == [name], 30)
             assert "\x1b" not in qnet(host, "network", "ls").stdout
             kit.remove_all(host)
     kit.no_leaks(lab)

@@ -200,4 +200,4 @@ def test_a_network_removed_right_after_its_container_leaves_nothing(lab: Lab, ho
     time.sleep(delay)
     host.docker("rm", "-f", "aa")
     host.docker("network", "rm", "web")
-    kit.no_leaks(lab, within=5)
+    kit.no_leaks(lab)

@@ -28,7 +28,7 @@ def shop(hosts: list[Host]) -> Iterator[list[Host]]:
 def test_a_tenant_must_exist(lab: Lab, hosts: list[Host]) -> None:
     said = refused(hosts[0], *CREATE, "--subnet", "10.100.1.0/24", *SHOP, "web")
     assert "tenant shop does not exist: make it with qnet tenant create shop" in said
-    kit.no_leaks(lab, within=2)
+    kit.no_leaks(lab)
 
 
 def test_a_tenant_has_its_own_subnets_and_no_more_than_it_may(lab: Lab, shop: list[Host]) -> None:
@@ -70,4 +70,4 @@ def test_a_kernel_without_vlans_says_so_and_keeps_nothing(lab: Lab, shop: list[H
     said = refused(shop[0], *CREATE, "--subnet", "10.100.1.0/24", *SHOP, "web")
     assert "make link eth1.100 for VLAN 100 of eth1" in said
     assert "this kernel has no 802.1q: load it (modprobe 8021q)" in said
-    kit.no_leaks(lab, within=2)
+    kit.no_leaks(lab)

@@ -165,19 +165,19 @@ def test_limits_change_under_traffic_from_any_host(lab: Lab, hosts: list[Host], 
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as running:
         said = qnet(hosts[1], "endpoint", "limit", "client", "--egress", "50mbit", "--ingress", "20mbit").stdout
         assert "of client on host1: egress 50mbit and ingress 20mbit" in said
-        wait_for("the new limits", lambda: limits(host) == (50, 20), 5)
+        wait_for("the new limits", lambda: limits(host) == (50, 20), 30)
         out, _ = running.communicate(timeout=60)
     each = [second["sum"]["bits_per_second"] / MBIT for second in json.loads(out)["intervals"][-6:-1]]
     assert max(each) == pytest.approx(50, rel=0.1)  # of the running connection, from 10
     assert_held(host, target, (50, 20))
     qnet(hosts[2], "endpoint", "limit", address, "--egress", "none")
-    wait_for("no limit", lambda: limits(host) == (0, 20), 5)
-    assert rates(host, target, 1)[0] > 1000 * MBIT
+    wait_for("no limit", lambda: limits(host) == (0, 20), 30)
+    assert max(rates(host, target, 1)[0] for _ in range(3)) > 1000 * MBIT
     host.plugin.kill()
     host.start_plugin()
     assert limits(host) == (0, 20)
     qnet(hosts[2], "endpoint", "limit", top(host)["endpoint"], "--egress", "default", "--ingress", "default")
-    wait_for("what it was made with", lambda: limits(host) == (10, 0), 5)
+    wait_for("what it was made with", lambda: limits(host) == (10, 0), 30)
     assert kit.records(lab, "/qnet/v1/limits/") == {}
 
 
@@ -227,7 +227,7 @@ def test_limits_go_with_the_endpoint(lab: Lab, hosts: list[Host], host: Host) ->
     network(host, "web", *BRIDGE)
     address = box(host, "client", on=limited("50mbit", "20mbit"))
     qnet(host, "endpoint", "limit", address, "--egress", "60mbit")
-    wait_for("the new limit", lambda: limits(host) == (60, 20), 5)
+    wait_for("the new limit", lambda: limits(host) == (60, 20), 30)
     host.docker("rm", "-f", "client")
     assert left_in_the_kernel(host) == ""
     assert not [name for name in links(host) if name.startswith("qi-")]
@@ -238,7 +238,7 @@ def test_a_killed_plugin_leaves_no_limits(lab: Lab, host: Host) -> None:
     network(host, "web", *BRIDGE)
     address = box(host, "client", on=limited("50mbit", "20mbit"))
     qnet(host, "endpoint", "limit", address, "--egress", "60mbit")
-    wait_for("the new limit", lambda: limits(host) == (60, 20), 5)
+    wait_for("the new limit", lambda: limits(host) == (60, 20), 30)
     host.plugin.kill()
     host.docker("rm", "-f", "client")
     host.start_plugin()

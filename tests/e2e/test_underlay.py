@@ -59,6 +59,7 @@ def test_packets_from_the_underlay_arrive_only_without_the_rules(
     kit.network(hosts[2], "under", *options, subnet="10.98.0.0/24", gateway="10.98.0.1")
     evil = box(hosts[2], "evil", *HOSTILE, on="under")
     assert not arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)
+    hosts[0].plugin.kill()  # it would make the table anew
     hosts[0].exec("nft", "delete", "table", *TABLE)
     assert arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)
 
@@ -76,5 +77,6 @@ def test_packets_to_its_own_host_arrive_only_without_the_rules(hosts: list[Host]
         return [ethernet(link["address"], evil.mac, IPV4, packet)]
 
     assert not arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)
+    hosts[0].plugin.kill()  # it would make the table anew
     hosts[0].exec("nft", "delete", "table", *TABLE)
     assert arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)

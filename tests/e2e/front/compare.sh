@@ -44,7 +44,7 @@ docker wait nosuch
 docker kill nosuch
 
 ## logs
-docker run -d --network none --name $P-a busybox sh -c 'echo 1; sleep 0.2; echo 2 >&2; sleep 0.2; echo 3' >/dev/null; sleep 1
+docker run -d --network none --name $P-a busybox sh -c 'echo 1; sleep 0.2; echo 2 >&2; sleep 0.2; echo 3' >/dev/null; docker wait $P-a >/dev/null
 docker logs $P-a 2>/dev/null; docker logs $P-a 2>&1 >/dev/null
 docker logs --tail 1 $P-a 2>/dev/null
 docker logs -f $P-a 2>/dev/null
@@ -62,7 +62,7 @@ echo rc $?
 docker exec $P-a sh -c 'echo o; echo e >&2' 2>&1 >/dev/null
 echo i | docker exec -i $P-a cat
 docker exec -d $P-a touch /made
-sleep 0.5
+for i in $(seq 150); do docker exec $P-a test -e /made && break; sleep 0.2; done
 docker exec $P-a ls /made
 docker exec $P-a /nothing
 docker exec -w /nowhere $P-a true
@@ -169,10 +169,10 @@ docker ps --filter since=nosuch
 
 ## healthcheck
 docker run -d --network none --name $P-a --health-cmd 'test -e /ok' --health-interval 0.2s --health-retries 1 busybox sleep 1d >/dev/null
-sleep 2
+for i in $(seq 150); do docker inspect -f '{{.State.Health.Status}}' $P-a | grep -q '^unhealthy' && break; sleep 0.2; done
 docker inspect -f '{{.State.Health.Status}}' $P-a
 docker exec $P-a touch /ok
-sleep 2
+for i in $(seq 150); do docker inspect -f '{{.State.Health.Status}}' $P-a | grep -q '^healthy' && break; sleep 0.2; done
 docker inspect -f '{{.State.Health.Status}}' $P-a
 docker ps --filter name=$P --filter health=healthy -q
 
@@ -353,12 +353,12 @@ docker run --rm --network none -e A=1 -l x=y --hostname h --user 7 -w /tmp --tmp
 
 ## restart policy
 docker run -d --restart on-failure:2 --network none --name $P-a busybox false >/dev/null
-sleep 3
+for i in $(seq 150); do docker inspect -f '{{.RestartCount}} {{.State.Status}}' $P-a | grep -q '2 exited' && break; sleep 0.2; done
 docker inspect -f '{{.RestartCount}} {{.State.Status}}' $P-a
 
 ## auto removal
 docker run -d --rm --network none --name $P-a busybox true >/dev/null
-sleep 1.5
+for i in $(seq 150); do [ -z "$(docker ps -aq --filter name=$P)" ] && break; sleep 0.2; done
 docker ps -aq --filter name=$P
 docker run --rm --network none --name $P-a busybox echo again
 

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.e2e.front import sides
 from tests.e2e.front.sides import Side
 from tests.e2e.placement.fleet import Fleet
-from tests.lab.commands import wait_for
+from tests.lab.commands import LabError, wait_for
 from tests.lab.unixhttp import call
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,8 @@ def test_killed_in_the_middle_of_work(fleet: Fleet, config: Path, fault: str) ->
     FAULTS[fault](fleet)
     time.sleep(LASTS / 4)
     before = list(done)
-    time.sleep(LASTS / 4)
+    with suppress(LabError):
+        wait_for("one to go on", lambda: done[0] > before[0] or done[2] > before[2], 30)
     going = [number for number in range(WORKERS) if done[number] > before[number]]
     fleet.restore()
     time.sleep(LASTS / 4)

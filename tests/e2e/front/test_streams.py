@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import pty
+import select
 import signal
 import socket
 import struct
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.slow
 RUN = ("run", "--rm", "--network", "none")
 MANY = 5_000_000
 CLIENTS = 40
+PATIENCE = 30
 
 
 @pytest.fixture(params=["straight", "unix", "tls"])
@@ -70,9 +72,9 @@ def test_files_there_and_back(side: Side, tmp_path: Path) -> None:
 def test_a_window_changes_its_size(side: Side) -> None:
     with terminal(side, *RUN, "-it", "busybox", "sh") as screen:
         screen.size(40, 100)
-        screen.type("stty size\n", until="40 100")
+        screen.ask("stty size\n", until="40 100")
         screen.size(20, 50)
-        screen.type("stty size\n", until="20 50")
+        screen.ask("stty size\n", until="20 50")
         screen.type("exit 6\n")
         assert screen.process.wait(20) == 6
 
@@ -226,16 +228,26 @@ class Screen:
     def size(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process.send_signal(signal.SIGWINCH)
-        time.sleep(0.7)
 
-    def type(self, text: str, until: str = "") -> str:
+    def type(self, text: str, until: str = "") -> None:
         time.sleep(0.2)
         os.write(self._master, text.encode())
-        shown = ""
-        deadline = time.monotonic() + 20
-        while until and until not in shown:
+        shown = self._shown(until, PATIENCE)
+        assert until in shown, shown
+
+    def ask(self, text: str, until: str) -> None:
+        """Type the same again and again until that is the answer: docker tells of a new size when it gets to it."""
+        shown, deadline = "", time.monotonic() + PATIENCE
+        while until not in shown:
             assert time.monotonic() < deadline, shown
-            shown += os.read(self._master, 4096).decode(errors="replace")
+            os.write(self._master, text.encode())
+            shown += self._shown(until, 1)
+
+    def _shown(self, until: str, within: float) -> str:
+        shown, deadline = "", time.monotonic() + within
+        while until not in shown and (left := deadline - time.monotonic()) > 0:
+            if select.select([self._master], [], [], left)[0]:
+                shown += os.read(self._master, 4096).decode(errors="replace")
         return shown
 
 

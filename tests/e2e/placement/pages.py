@@ -65,6 +65,7 @@ WORDS = {
     "-d qnet --subnet 10.77.0.0/24 web": f"-d qnet --subnet {UPPER} web",
 }
 ENDLESS = ("qnet top",)
+TELLING = ("qnet doctor", "curl --unix-socket")  # may be asked again: what they tell becomes true, or slow, by itself
 
 # What is done before a command is typed, as a page's reader would have, by the page's other words.
 NET = "docker network create -d qnet --ipam-driver qnet --subnet 10.77.0.0/24 --gateway 10.77.0.1"
@@ -123,7 +124,7 @@ BEFORE = {
         "qnet pool create 10.0.0.0/8": "qnet pool rm 10.0.0.0/8 --tenant blue --yes",
         "qnet address inspect": """qnet address reserve 10.77.0.9
             QNET_IPAM_REST=30 qnet address release 10.77.0.9 --yes""",
-        "qnet endpoint limit db": f"""{GONE}; {NET} -o mode=bridge web
+        "qnet endpoint limit db": f"""{GONE}; {NET.replace("10.77.0.0/24", UPPER)} -o mode=bridge web
             docker run -d --network web --name db alpine; qnet run --network web --name web1 --ip 10.77.0.50 alpine
             {NAMED}""",
         "qnet volume ls": f"""{EMPTY}; {HELD}; docker volume create -d sharedfs -o size=1G old; docker volume rm old

@@ -51,6 +51,8 @@ def test_values_move_with_a_container(fleet: Fleet) -> None:
     fleet.run("first", *on_host1)
     used = ("qnet_pool_used_addresses", *pool)
     wait_for("the host to follow the pool", lambda: used in scraped(fleet.hosts[0], "network"), 10)
+    first = ("qnet_containers", "host1", "running")
+    wait_for("the first to be told as running", lambda: scraped(fleet.hosts[0], "scheduler").get(first) == 1, 30)
     daemons = ("network", "agent", "scheduler", "gateway")
     before = {daemon: scraped(fleet.hosts[0], daemon) for daemon in daemons}
     fleet.run("second", *on_host1)
@@ -124,14 +126,14 @@ def test_containers_with_metrics_are_found_while_they_run(fleet: Fleet) -> None:
         },
     }
     for number in range(3):
-        wait_for("the target", lambda on=number: targets(on) == [entry], 5)
+        wait_for("the target", lambda on=number: targets(on) == [entry], 30)
     assert discovered(fleet, "operator", "ann") == entry["targets"]
     assert discovered(fleet, "tenant", "shop") == []
     host = fleet.host(ran["host"])
     host.docker("stop", "-t", "0", "measured")
-    wait_for("the target to go", lambda: targets() == [], 5)
+    wait_for("the target to go", lambda: targets() == [], 30)
     host.docker("start", "measured")
-    wait_for("the target to come back", lambda: targets() == [entry], 5)
+    wait_for("the target to come back", lambda: targets() == [entry], 30)
     assert "a port, 1 to 65535" in fleet.refused("run", "--label", "qnet.metrics.port=http", "busybox")
 
 

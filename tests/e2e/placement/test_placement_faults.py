@@ -106,6 +106,7 @@ def test_two_replicas_never_give_one_name_or_address_twice(fleet: Fleet) -> None
 
 def test_without_etcd_nothing_is_placed_and_afterwards_everything_is(fleet: Fleet) -> None:
     fleet.run("before")
+    wait_for("it to be told as running", lambda: "before" in fleet.ps(), 30)
     etcd = fleet.hosts[0].etcd
     assert etcd is not None
     etcd.kill()

@@ -104,7 +104,7 @@ def test_containers_keep_their_addresses_when_all_data_are_lost(pair: Fleet, tmp
     two.docker("start", "db")
     assert kit.address(two, "db") == "10.77.0.51"
     one.docker("rm", "-f", "web1")
-    kit.becomes_free(two, "after", "--ip", before["web1"], within=kit.SETTLED_WITHIN)
+    kit.becomes_free(two, "after", "--ip", before["web1"])
 
 
 def test_what_began_after_the_backup(pair: Fleet, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_began_after_the_backup(pair: Fleet, tmp_path: Path) -> None:
     file = tmp_path / "backup"
     pair.qnet("backup", str(file))
     one.docker("rm", "-f", "old")
-    kit.becomes_free(two, "taker", "--ip", "10.77.0.60", within=kit.SETTLED_WITHIN)
+    kit.becomes_free(two, "taker", "--ip", "10.77.0.60")
     kit.run(two, "fresh", "--ip", "10.77.0.61")
 
     lose_etcd(pair)

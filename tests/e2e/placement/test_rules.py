@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tests.e2e import kit
 from tests.e2e.placement.fleet import Fleet
+from tests.lab.commands import wait_for
 
 ANY = {"host1", "host2", "host3"}
 
@@ -94,6 +95,7 @@ def test_stopped_containers_take_no_room(fleet: Fleet) -> None:
 
 def test_a_network_by_hand_is_where_it_is(fleet: Fleet) -> None:
     kit.network(fleet.hosts[1], "own", subnet="10.79.0.0/24", gateway="10.79.0.1")
+    wait_for("host2 to tell of it", lambda: "own" in fleet.api("GET", "/v1/hosts/host2")[1]["networks"], 30)
     assert {fleet.run(f"o{number}", network="own")["host"] for number in range(3)} == {"host2"}
     fleet.qnet("host", "drain", "host2")
     said = fleet.refused("run", "--network", "own", "busybox")

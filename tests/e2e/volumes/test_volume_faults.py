@@ -97,7 +97,8 @@ def test_the_plugin_starts_anew_while_docker_copies(hosts: list[Host]) -> None:
     host.docker("create", "--network", "none", "--name", "aa", "-v", "data:/data", "busybox:latest")
     with ThreadPoolExecutor(1) as pool:
         copying = pool.submit(host.docker, "cp", "aa:/data", "/tmp/copied", check=False, timeout=120)
-        time.sleep(0.2)
+        # one that dies in the middle of a Mount fails that call: the engine asks again with an empty body
+        wait_for("the copy to begin", lambda: host.exec("ls", "/tmp/copied", check=False).stdout != "", 60)
         host.volume_plugin.kill()
         time.sleep(0.3)
         host.volume_plugin.start()
