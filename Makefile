@@ -32,7 +32,7 @@ test: engines
 	$(PYTEST) tests/vm
 
 # The first of these waits until the package is built.
-PACKAGE := --timeout 900 tests/package
+PACKAGE := --timeout 1800 tests/package
 
 # Parts of `make test`, two at a time: each has labs of its own, and waits more than it works.
 FLEET := tests/e2e/front tests/e2e/placement

@@ -74,9 +74,14 @@ disable_services() {
     done
 }
 
+# A mirror that stumbles once, or another apt that has the lists, is no reason to give up.
+retried() {
+    "$@" || { sleep 10; "$@"; } || { sleep 30; "$@"; }
+}
+
 apt_update() {
     say "apt-get update"
-    apt-get update -qq || die "apt-get update failed (is the Debian mirror within reach?)"
+    retried apt-get update -qq || die "apt-get update failed (is the Debian mirror within reach?)"
 }
 
 install_packages() {
@@ -96,8 +101,8 @@ install_packages() {
     apt_update
     say "installing Debian packages: ${missing[*]}"
     forbid_services
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-upgrade \
-        -o Dpkg::Use-Pty=0 "${missing[@]}" >"$build/apt.log" 2>&1 ||
+    DEBIAN_FRONTEND=noninteractive retried apt-get install -y -qq --no-install-recommends --no-upgrade \
+        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 "${missing[@]}" >"$build/apt.log" 2>&1 ||
         { tail -n 20 "$build/apt.log" >&2; die "apt-get install failed, see $build/apt.log"; }
     allow_services
     disable_services "${missing[@]}"
@@ -189,7 +194,7 @@ fetch_engine() {
     rm -rf "$work" "${engines:?}/$name"
     mkdir -p "$work/debs"
     prepare_private_apt "$suite"
-    if ! (cd "$work/debs" && private_apt update && private_apt download "${@/%//$suite}") 2>"$work/log"; then
+    if ! (cd "$work/debs" && retried private_apt update && retried private_apt download "${@/%//$suite}") 2>"$work/log"; then
         { echo "Debian's $suite could not be fetched:"; grep -E '^[EW]:' "$work/log" || true; } |
             tee "$engines/$name.missing" >&2
         say "WARNING: engine $name is missing; its tests will say so"

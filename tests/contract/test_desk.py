@@ -17,6 +17,7 @@ from qnet.errors import Ambiguous, Conflict, Exhausted, QnetError, Unavailable
 from qnet.schema import AddressRecord, PoolRecord, TenantRecord
 from qnet.store.base import Delete, Store, Txn, TxnResult
 from qnet.store.commit import GroupCommit
+from scheduler import addresses as taking
 from scheduler.addresses import Addresses
 from scheduler.commit import Desk
 from scheduler.model import Container, Machine, Net, Orders, Request
@@ -217,7 +218,10 @@ def held(store: Store) -> dict[str, AddressRecord]:
     return {kv.key.removeprefix(prefix): schema.decode(kv.value, AddressRecord) for kv in store.range(prefix).kvs}
 
 
-def test_the_last_addresses_are_given_once_and_all_of_them(store: Store, replicas: list[Replica]) -> None:
+def test_the_last_addresses_are_given_once_and_all_of_them(
+    store: Store, replicas: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "PATIENCE", 60)
     pool(store)
     got = asked(replicas, lambda number: Request(name=f"c{number}", wanted={"web": "auto"}))
     assert len(has(got)) == len(set(has(got))) == 14

@@ -139,7 +139,7 @@ class Lab:
         """Until every replica knows all hosts to be ready."""
         for host in self.hosts:
             scheduler = host.scheduler
-            wait_for(f"{host.name} to know all hosts", lambda one=scheduler: one.hosts_up() == len(self.hosts), 30)
+            wait_for(f"{host.name} to know all hosts", lambda one=scheduler: one.hosts_up() == len(self.hosts), 120)
 
     def _check(self) -> None:
         if os.geteuid() != 0:

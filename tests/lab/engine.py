@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.lab.model import BUILD, LabError, Node
 from tests.lab.namespaces import Namespaces
+from tests.lab.processes import Process
 from tests.lab.service import Service
 from tests.lab.unixhttp import answers, call
 
@@ -98,6 +99,7 @@ class Engine(Service):
 
     def start(self, command: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> None:
         """As usual, but once more if its containerd was too slow: systemd would restart it."""
+        self._forget_the_dead()
         try:
             super().start(command, env)
         except LabError as error:
@@ -105,12 +107,14 @@ class Engine(Service):
                 raise
             super().start(command, env)
 
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """As usual; a dead dockerd that is still in /proc would keep the next one from starting (its pid file)."""
-        process = self.process
-        super().stop(number)
-        if process:
-            process.wait_reaped()
+    def _forget_the_dead(self) -> None:
+        """dockerd takes whatever has the pid of one that was killed, or waits to be reaped with it, for that one."""
+        if self.process is None:
+            (self.node.run / "docker.pid").unlink(missing_ok=True)
+        file = self.node.run / "docker/containerd/containerd.pid"
+        with contextlib.suppress(FileNotFoundError):
+            if not Process.words(int(file.read_text())).startswith("containerd --config"):
+                file.unlink()
 
     def ready(self) -> bool:
         return answers(self.node.docker_socket, "GET", "/_ping")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.commands import run, wait_for
-from tests.lab.model import LabError
 
 # The shell goes away at once, so that init inherits the process and reaps it; setsid makes it lead a group.
 _DETACH = 'log=$1; shift; setsid "$@" </dev/null >>"$log" 2>&1 & echo $!'
@@ -41,20 +39,17 @@ class Process:
             except ProcessLookupError:
                 return
 
-    @property
-    def listed(self) -> bool:
-        """Whether /proc still has it: alive, or dead and not yet reaped."""
-        fields = _stat(self.pid)
-        return fields is not None and int(fields[19]) == self.started
+    @staticmethod
+    def words(pid: int) -> str:
+        """The command line of whatever has a pid now; nothing if nothing has it, or if it waits to be reaped."""
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        except OSError:
+            return ""
 
     def wait(self, timeout: float, what: str = "") -> None:
         """Returns when it has ended. Raises LabError after `timeout` seconds."""
         wait_for(f"end of {what or 'process'} {self.pid}", lambda: not self.alive, timeout, 0.02)
-
-    def wait_reaped(self, timeout: float = 5) -> None:
-        """Returns when its parent has taken note of its end, too, which some inits take seconds for."""
-        with contextlib.suppress(LabError):
-            wait_for(f"reaping of {self.pid}", lambda: not self.listed, timeout, 0.02)
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -20,7 +20,7 @@ from tests.lab.model import LabError, Node
 from tests.lab.namespaces import NETNS
 from tests.lab.processes import Process
 
-BOOT, HALT = 60.0, 60.0  # seconds
+BOOT, HALT = 180.0, 180.0  # seconds
 CGROUPS = (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified"))
 POWER_OFF = signal.SIGRTMIN + 4
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C"}

@@ -82,10 +82,23 @@ class Site:
             command = self._invitation
         if "docker -H" in command and not self._loaded:
             self._load()
+        if command == "qnet host ls":
+            self.wait_ready()
+        if command == "qnet doctor":
+            wait_for(
+                "doctor's consent", lambda: machine.sh(command, timeout=GUIDED, check=False).returncode == 0, 60, 2
+            )
         done = machine.sh(f"cd /root; {command}", timeout=GUIDED)
+        if "peer probe" in command:
+            wait_for("all glusterds to know each other", self._peers_met, 60, 0.5)
         if command.startswith(("qnet invite", "qnet cert renew host2")):
             self._invitation = next(line.strip() for line in done.stdout.splitlines() if "| qnet join" in line)
         return done
+
+    def _peers_met(self) -> bool:
+        """The probe answers before they have."""
+        listed = [one.sh("gluster pool list", check=False).stdout for one in self.machines]
+        return all(text.count("Connected") == len(self.machines) for text in listed)
 
     def _load(self) -> None:
         """The image that containers are made of: no registry is within reach."""

@@ -8,6 +8,7 @@ import pytest
 
 from plugins.cli.daemon_checks import DAEMONS
 from tests.guides import steps
+from tests.lab.commands import wait_for
 from tests.package.site import Site, settle
 
 
@@ -43,4 +44,5 @@ def test_what_the_page_of_failures_asks_of_systemd(site: Site) -> None:
     site.wait_ready()
     refused = site.first.sh("qnet run --network web --memory 900g busybox", check=False).stderr
     (request,) = re.findall(r"\(request ([0-9a-f]{16})\)", refused)
-    assert request in site.first.sh(re.sub(r"[0-9a-f]{16}", request, search)).stdout
+    found = re.sub(r"[0-9a-f]{16}", request, search)
+    wait_for("the request's lines", lambda: request in site.first.sh(found, check=False).stdout, 20, 0.5)

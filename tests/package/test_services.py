@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -119,13 +120,12 @@ def test_settings_are_read_again_on_reload(site: Site, unit: str) -> None:
         changed_settings(machine, "[etcd]\n", "[etcd]\ntimeout = 3.5\n"),
     ):
         machine.sh(f"systemctl reload {unit}")
-        wait_for("its word", lambda: "restart" in machine.journal(unit, 20), 10, 0.2)
-        told = machine.journal(unit, 30)
-        assert "in force: log.level" in told
-        assert f"need a restart (systemctl restart {unit}): etcd.timeout" in told
+        later = f"need a restart (systemctl restart {unit}): etcd.timeout"
+        wait_for("its word", lambda: later in machine.journal(unit, 30), 30, 0.2)
+        assert "in force: log.level" in machine.journal(unit, 30)
     with changed_settings(machine, "[etcd]\n", "[etcd]\ntimeout = 99\n"):
         machine.sh(f"systemctl reload {unit}")
-        wait_for("its refusal", lambda: "the settings stay as they are" in machine.journal(unit, 20), 10, 0.2)
+        wait_for("its refusal", lambda: "the settings stay as they are" in machine.journal(unit, 20), 30, 0.2)
     machine.sh(f"systemctl reload {unit}")
     assert machine.shown(unit, "MainPID")["MainPID"] == pid
     assert machine.active(unit) == "active"
@@ -171,13 +171,12 @@ def test_docker_elsewhere_reaches_the_front_by_a_certificate_of_an_operator(site
 
 def test_a_daemon_that_fails_again_and_again_is_started_after_longer_and_longer_pauses(site: Site) -> None:
     machine, unit = site.first, "qnet-scheduler"
-    pauses = []
+    machine.sh("rm -rf /run/qnet/failures")  # of other tests
     for _ in range(3):
-        began = time.monotonic()
         restarts = int(machine.shown(unit, "NRestarts")["NRestarts"])
         machine.sh(f"kill -KILL {machine.shown(unit, 'MainPID')['MainPID']}")
         wait_for("a restart", lambda n=restarts: int(machine.shown(unit, "NRestarts")["NRestarts"]) > n, 20, 0.1)
         settle(machine, unit, "active")
-        pauses.append(time.monotonic() - began)
-    assert pauses[2] > pauses[0] + 1
-    assert f"{unit}.service failed again" in machine.sh(f"journalctl --no-pager -u {unit} -n 60").stdout
+    told = machine.sh(f"journalctl --no-pager -u {unit} -n 60").stdout
+    pauses = re.findall(rf"{unit}\.service failed again .*started anew in (\d+) s", told)
+    assert pauses[-2:] == ["2", "3"], told

@@ -319,7 +319,7 @@ class Slow(MemoryStore):
         self.made: list[int] = []
 
     def txn(self, txn: Txn, *, repeatable: bool = False) -> TxnResult:
-        time.sleep(0.002)
+        time.sleep(0.05)
         self.made.append(len(txn.compares) - 1)
         return super().txn(txn, repeatable=repeatable)
 

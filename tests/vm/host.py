@@ -67,7 +67,7 @@ class Host(Machine):
 
     def doctor(self) -> str:
         """What qnet finds right and wrong here."""
-        return self.exec("qnet", "doctor", "--timeout", "50", check=False).stdout
+        return self.exec("qnet", "doctor", "--timeout", "150", check=False, timeout=300).stdout
 
     def network(self, name: str, tenant: str, *options: str, subnet: str = "10.60.0.0/24") -> None:
         """Makes a qnet network of a tenant."""
@@ -83,8 +83,8 @@ class Host(Machine):
         return any(self.docker(*ping, check=False).returncode == 0 for _ in range(3))
 
     def hears(self, container: str, target: str) -> bool:
-        """Whether anybody on a container's segment says to have an address."""
-        ask = ("exec", container, "arping", "-c", "1", "-w", "3", "-I", "eth0", target)
+        """Whether anybody on a container's segment says to have an address, asked three times."""
+        ask = ("exec", container, "arping", "-f", "-c", "3", "-w", "6", "-I", "eth0", target)
         return self.docker(*ask, check=False).returncode == 0
 
     def links(self) -> dict[str, dict[str, Any]]:

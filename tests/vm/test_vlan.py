@@ -133,7 +133,7 @@ def test_parents_of_a_tenant(vms: Cluster) -> None:
 
     # a kernel that is emulated can take seconds to make a link
     try:
-        wait_for("doctor to find all", doctor_finds_all, 180)
+        wait_for("doctor to find all", doctor_finds_all, 600)
     except LabError as late:
         raise AssertionError("\n".join(found)) from late
 
