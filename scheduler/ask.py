@@ -227,6 +227,8 @@ def _check_networks(wanted: Iterable[str], tenant: str, known: Known, operator: 
 
 def _check_volume(name: str, tenant: str, known: Known, operator: bool) -> None:
     owner = known.volume_tenant(name)
+    if not operator and known.pinned(name):  # that host's engine would take its own
+        raise InvalidRequest(f"volume {name}: a host has one of its own of that name: make yours under another name")
     if owner == tenant or (owner is None and operator):
         return
     if operator:

@@ -121,8 +121,10 @@ def _unfit(case: Case, machine: Machine) -> Iterator[Miss]:
         yield Miss("platform", request.platform)
     for parent in sorted(request.parents - machine.parents):
         yield Miss("parent", parent)
-    for network in sorted(request.networks - machine.networks.keys()):
-        yield Miss("network", network)
+    for network in sorted(request.networks):
+        there = machine.networks.get(network)
+        if there is None or there.tenant != request.tenant:  # another's of the same name is another one
+            yield Miss("network", network)
     for volume in sorted(request.pinned - machine.volumes):
         yield Miss("volume", volume)
     for constraint in case.hard:

@@ -17,7 +17,7 @@ from qnet.tenants import DEFAULT
 from scheduler.addresses import Addresses
 from scheduler.ask import BUILT_IN, NAME
 from scheduler.engines import Engines
-from scheduler.model import Machine, Network
+from scheduler.model import Machine, Net, Network
 from scheduler.translate import network_body
 from scheduler.view import NETWORKS, View, key
 
@@ -163,9 +163,15 @@ class Networks:
             lack = f"none has parent {', '.join(network.parents)}" if able else "none is ready"
             raise Exhausted(f"network {network.name}: no host can have it: {lack}")
         taken = [one for one in fit if network.name in one.networks]
+        taken += [one for one in self._view.machines() if self._is_strange(one.networks.get(network.name), network)]
         if taken:
             raise Conflict(f"network {network.name} exists on host {taken[0].name}: choose another name")
         return min(fit, key=lambda one: one.name)
+
+    @staticmethod
+    def _is_strange(there: Net | None, network: Network) -> bool:
+        """Whether what a host has of that name, up or not, cannot be the network."""
+        return there is not None and (there.driver, there.tenant) != (DRIVER, network.tenant)
 
     def _wait(self, network: Network) -> None:
         """Until those hosts have it that can have it, for a while: what they lack afterwards they make later."""

@@ -218,9 +218,9 @@ class View:
 
     def sees(self, tenant: str, image: str) -> bool:
         """Whether a tenant may use an image of that name or id. Names that no tenant has brought are operators' and for
-        all, ids are for those who have brought them."""
+        all; ids and digests, by which engines find an image of any name, are for those who have brought them."""
         rights = self.rights(canonical(image))
-        return tenant in rights or not (rights or image.startswith("sha256:"))
+        return tenant in rights or not (rights or image.startswith("sha256:") or "@" in image)
 
     def replicas(self) -> frozenset[str]:
         """The processes that place."""

@@ -14,11 +14,15 @@ from qnet.errors import Unavailable
 
 PATIENCE = 6.0  # seconds: the front waits 5 for a host before it says that there is none
 CONNECT = 2.0
+TARGET = "qnet.target"  # what it wants starts at boot if it does
 DAEMONS = ("qnet-network", "sharedfs", "qnet-agent", "qnet-scheduler", "qnet-gateway")
-UNITS = (*(f"{name}.service" for name in DAEMONS), "qnet-network.socket", "sharedfs.socket", "qnet.target")
-SHOWN = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "NRestarts", "Before", "TriggeredBy")
+UNITS = (*(f"{name}.service" for name in DAEMONS), "qnet-network.socket", "sharedfs.socket", TARGET)
+SHOWN = (
+    *("Id", "LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "NRestarts"),
+    *("Before", "TriggeredBy", "WantedBy"),
+)
 HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask who listens everywhere
-BEFORE_DOCKER = ("qnet-network.service", "sharedfs.service")
+BEFORE_DOCKER = ("qnet-network.service", "sharedfs.service", "qnet-network.socket", "sharedfs.socket")
 
 
 def scheduler(config: settings.Scheduler) -> Iterator[Finding]:
@@ -64,29 +68,35 @@ def units(show: Callable[[Sequence[str], Sequence[str]], str]) -> Iterator[Findi
         return
     blocks = (dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in text.split("\n\n"))
     found = [unit for unit in blocks if unit.get("LoadState") == "loaded"]
+    boots = any(unit["Id"] == TARGET and _is_enabled(unit) for unit in found)
     for unit in found:
-        yield _unit(unit)
+        yield _unit(unit, _is_enabled(unit) or (boots and TARGET in unit.get("WantedBy", "").split()))
     if not found:
         yield Finding("ok", "systemd has no unit of qnet's")
 
 
-def _unit(unit: Mapping[str, str]) -> Finding:
-    name, active, enabled = unit["Id"], unit.get("ActiveState", ""), unit.get("UnitFileState", "")
+def _is_enabled(unit: Mapping[str, str]) -> bool:
+    return unit.get("UnitFileState") == "enabled"
+
+
+def _unit(unit: Mapping[str, str], boots: bool) -> Finding:
+    """`boots`: whether it is to start at boot."""
+    name, active = unit["Id"], unit.get("ActiveState", "")
     awaited = bool(unit.get("TriggeredBy"))  # its socket starts it
     if active == "failed":
         todo = f"journalctl -u {name}, then systemctl restart {name}"
         return Finding("fail", f"unit {name} has failed ({unit.get('Result')})", todo)
-    if enabled == "enabled" and active not in ("active", "activating", "reloading") and not awaited:
-        return Finding("fail", f"unit {name} is enabled and {active}", f"systemctl start {name}")
-    if active == "active" and enabled == "disabled" and not awaited:
-        return Finding("warn", f"unit {name} does not start at boot", f"systemctl enable {name}")
-    if name in BEFORE_DOCKER and not awaited and "docker.service" not in unit.get("Before", "").split():
+    if boots and active not in ("active", "activating", "reloading") and not awaited:
+        return Finding("fail", f"unit {name} is to start at boot and is {active}", f"systemctl start {name}")
+    if active == "active" and not boots and not awaited:
+        return Finding("warn", f"unit {name} does not start at boot", f"systemctl enable {TARGET}")
+    if name in BEFORE_DOCKER and "docker.service" not in unit.get("Before", "").split():
         todo = "the engine starts containers that need it: add Before=docker.service"
         return Finding("warn", f"unit {name} is not ordered before docker.service", todo)
     restarts = int(unit.get("NRestarts") or 0)
     if restarts:
         return Finding("warn", f"unit {name} was restarted {restarts} times by systemd", f"journalctl -u {name}")
-    return Finding("ok", f"unit {name} is {enabled or 'not enabled'}, {active}")
+    return Finding("ok", f"unit {name} is {active}, and {'starts' if boots else 'does not start'} at boot")
 
 
 def _listens(what: str, listen: str, unit: str) -> Iterator[Finding]:

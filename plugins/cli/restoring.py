@@ -14,6 +14,7 @@ from itertools import islice
 
 import msgspec
 
+from plugins.cli.machines import ALIVE
 from plugins.cli.merging import Merged, differing, hosts_of, merge
 from qnet import schema
 from qnet.engine import EngineView
@@ -80,7 +81,7 @@ class Restore:
                 f"{', '.join(sorted(other)[:SHOWN])}{more}; add --replace to write the backup's over them; "
                 f"what only the store has stays"
             )
-        merged = self._merged(values)
+        merged = self._merged(values, there)
         return Done(len(_changes(there, merged.values)), merged.added)
 
     def run(self) -> Done:
@@ -90,7 +91,7 @@ class Restore:
         try:
             for _ in range(TRIES):
                 there, _ = self._read()
-                merged = self._merged(_values(there) | _pools(gate))
+                merged = self._merged(_values(there) | _pools(gate), there)
                 changes = _changes(there, merged.values)
                 if self._write(gate, changes, there):
                     self._open(gate)
@@ -111,16 +112,17 @@ class Restore:
         found = {kv.key: kv for kv in self._store.range(schema.ROOT).kvs}
         return found, found.pop(schema.RESTORE, None)
 
-    def _merged(self, values: Mapping[str, bytes]) -> Merged:
-        merged = merge(values, self._backup, self._views(values), self._now, lambda: secrets.token_hex(8))
+    def _merged(self, values: Mapping[str, bytes], there: Mapping[str, KeyValue]) -> Merged:
+        alive = [key.removeprefix(ALIVE) for key in there if key.startswith(ALIVE)]
+        views = self._views(dict.fromkeys(alive, "") | hosts_of(values, self._backup) | {self._host: ""})
+        merged = merge(values, self._backup, views, self._now, lambda: secrets.token_hex(8))
         if merged.problems:
             listed = "\n".join(f"  {problem}" for problem in merged.problems)
             raise Conflict(f"nothing is restored, for one thing would be two's:\n{listed}")
         return merged
 
-    def _views(self, values: Mapping[str, bytes]) -> dict[str, EngineView]:
-        """What the engines of all hosts have. Raises Unavailable: one does not answer; NotFound."""
-        hosts = hosts_of(values, self._backup) | {self._host: ""}
+    def _views(self, hosts: Mapping[str, str]) -> dict[str, EngineView]:
+        """What the engines of all hosts have. Raises Conflict: one does not answer; NotFound."""
         if strange := sorted(self._without - hosts.keys()):
             raise NotFound(f"--without {strange[0]}: there is no such host; hosts: {', '.join(sorted(hosts))}")
         asked = sorted(hosts.keys() - self._without)
@@ -137,7 +139,7 @@ class Restore:
 
     def _answer(self, host: str, url: str) -> EngineView | QnetError:
         if host != self._host and not url:
-            return Unavailable("nobody knows where its agent is")
+            return Unavailable("nobody knows where its agent is; one that runs tells that within 15 s")
         try:
             return self._ask(host, url)
         except (Unavailable, InvalidRequest) as error:

@@ -240,7 +240,11 @@ class Links:
         if isinstance(shim.link, Veth):
             self.attach(shim.link)
         if any(":" in address for address in shim.addresses):
+            for learned in ("accept_ra", "autoconf", "accept_redirects"):  # from containers
+                _ipv6(shim.name, learned, "0")
             _ipv6(shim.name, "disable_ipv6", "0")
+        else:
+            _no_ipv6(shim.name)
         with operation(f"set up {shim.name}") as netlink:
             index = index_of(netlink, shim.name)
             if index is None:

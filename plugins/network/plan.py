@@ -24,6 +24,7 @@ GATEWAY_PREFIX = "qr-"  # a gateway's port of a bridge
 OUTSIDE_PREFIX = "qu-"  # the host's end of a gateway's way out
 END = re.compile(r"q[nchpiru]-[0-9a-f]{12}")  # an end of a pair, or an ifb: others make some too, named nearly so
 PREFIXES = (ENDPOINT_PREFIX, CONTAINER_PREFIX, OWN_PREFIX, PORT_PREFIX, LIMIT_PREFIX, GATEWAY_PREFIX, OUTSIDE_PREFIX)
+OURS = (*PREFIXES, BRIDGE_PREFIX, VXLAN_PREFIX)
 PLAIN = re.compile(r"[A-Za-z0-9_.-]+")  # what the packet filter takes as a chain's name: links may have others
 UNFINISHED = "qt-unfinished"  # a sub-interface that is not marked as ours yet
 NAME_LENGTH = 15
@@ -260,10 +261,12 @@ def check_parent(
     *,
     trunk: bool = False,
     names: Mapping[str, str] = NO_NAMES,
+    asked: bool = False,
 ) -> None:
     """Whether a network can stand on its parent; as a trunk: on a sub-interface of it, which minds nobody beside it.
 
     Args:
+        asked: whether the parent is the one that was asked for, not one that was made for the network.
         names: what stands for a link in the settings.
 
     Raises:
@@ -283,6 +286,7 @@ def check_parent(
     if not trunk:
         _check_beside(ask, [other for other in others if other.parent == ask.parent and other.id != ask.id])
     shared = link.master == bridge_over(link) and (trunk or ask.mode in BRIDGED)
+    shared = shared and not (asked and link.name.startswith(OURS))
     reason = "" if shared else _unfit(link)
     if reason:
         raise InvalidRequest(f"parent {ask.parent} {reason}; links: {could()}")
@@ -306,7 +310,7 @@ def _check_beside(ask: Ask, others: Iterable[Network]) -> None:
 
 
 def _fit(link: Link) -> bool:
-    return not _unfit(link) and not link.name.startswith(PREFIXES)
+    return not _unfit(link)
 
 
 def _unfit(link: Link) -> str:
@@ -314,7 +318,7 @@ def _unfit(link: Link) -> str:
         return "is the loopback"
     if link.kind in ("macvlan", "macvtap", "ipvlan"):
         return f"is itself a {link.kind} link{f': use its parent {link.parent}' if link.parent else ''}"
-    if link.name.startswith((VXLAN_PREFIX, BRIDGE_PREFIX)):
+    if link.name.startswith(OURS):
         return f"is qnet's own: use {link.parent or link.name.removeprefix(BRIDGE_PREFIX)}"
     if link.master:
         ours = link.master.startswith(BRIDGE_PREFIX)

@@ -20,6 +20,7 @@ UNDERLAY = "qnet_underlay"
 VXLAN_PORT = 4789  # RFC 7348
 # what bridges keep to themselves (IEEE 802.1D, 7.12.6): a bridge hands it to the host by the port, past its shield
 RESERVED = "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00"
+TAGGED = "ether type { 8021q, 8021ad }"  # another segment's: no bridge of ours looks at tags
 DIRECTIONS = ("sent", "received")
 EXTERNAL, DROPPED = "external", "dropped"
 COUNTED = (("sent", EXTERNAL), ("sent", DROPPED), ("received", EXTERNAL))
@@ -58,16 +59,18 @@ def of(guard: Guard) -> tuple[str, ...]:
     accept, drop = f"goto {guard.device}-sent", _count(guard, "sent", DROPPED, "drop")
     reserved = f"{RESERVED} {drop}"
     if not guard.checked:
-        return (reserved, accept)
+        return (reserved, f"{TAGGED} {drop}", accept)
     parsed = [ipaddress.ip_address(address) for address in guard.addresses]
     four = [str(address) for address in parsed if address.version == 4]
     six = [*(address for address in parsed if address.version == 6), link_local(guard.mac)]
-    found = [*_common(guard, parsed)]
-    found += [reserved, f"ether saddr != {guard.mac} {drop}", f"ether type {{ 8021q, 8021ad }} {drop}"]
+    mac, found = guard.mac.replace(":", ""), [*_common(guard, parsed)]
+    found += [reserved, f"ether saddr != {guard.mac} {drop}", f"{TAGGED} {drop}"]
     if four:
         found += [
             f"arp htype 1 arp ptype ip arp saddr ether {guard.mac} arp saddr ip {_set([NOBODY, *four])} {accept}",
+            # a server's, and what clients listen to: they do not look at where it comes from
             f"udp sport 67 {drop}",
+            f"udp dport 68 {drop}",
             f"ip saddr {_set(four)} {accept}",
         ]
     if len(six) > 1:
@@ -76,12 +79,17 @@ def of(guard: Guard) -> tuple[str, ...]:
             # fragments that could hide what the next rules look for: only these have their ports in the first one
             f"frag nexthdr != {{ tcp, udp, sctp, esp }} {drop}",
             f"icmpv6 type {{ nd-router-advert, nd-redirect }} {drop}",
-            # the target of an advertisement: nft 1.0.6 has no word for it
+            # the target of an advertisement, then the link's address that it, or a question, gives: nft 1.0.6 has no
+            # words for them
             f"icmpv6 type nd-neighbor-advert @th,64,128 != {targets} {drop}",
+            f"icmpv6 type nd-neighbor-advert @th,192,64 != 0x0201{mac} {drop}",
+            f"ip6 saddr != :: icmpv6 type nd-neighbor-solicit @th,192,64 != 0x0101{mac} {drop}",
             f"udp sport 547 {drop}",
+            f"udp dport 546 {drop}",
             f"ip6 saddr {_set(map(str, six))} {accept}",
-            # who asks whether its address is free, and who joins groups before it has one (RFC 4862, 3810)
-            f"ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, mld2-listener-report }} {accept}",
+            # who asks whether its own address is free, and who joins groups before it has one (RFC 4862, 3810)
+            f"ip6 saddr :: icmpv6 type nd-neighbor-solicit @th,64,128 {targets} {accept}",
+            f"ip6 saddr :: icmpv6 type mld2-listener-report {accept}",
         ]
     return (*found, drop)
 
@@ -128,6 +136,8 @@ def script(guard: Guard) -> str:
 def _counted(guard: Guard, direction: str, far: str) -> Iterator[str]:
     """Counts what has its far end outside; what is not IP never leaves the segment. The endpoint's own subnets come
     first: to compare with one is cheaper than to look into a set."""
+    if direction == "received":
+        yield f"{TAGGED} drop"
     inside = _onward(guard, direction)
     outside = _count(guard, direction, EXTERNAL, inside)
     yield from (f"{'ip' if net.version == 4 else 'ip6'} {far} {net} {inside}" for net in _near(guard))

@@ -63,11 +63,12 @@ class Segments:
         self._check_tenant(ask, tenant)
         parent = links.get(ask.parent)
         trunk = ask.mode == "vxlan" or (bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan))
-        plan.check_parent(ask, links, others, trunk=trunk, names=self._parents)
+        plan.check_parent(ask, links, others, trunk=trunk, names=self._parents, asked=True)
         self._check_tag(ask, tenant, links[ask.parent])
         self._check_company(ask, tenant, others)
         with self._lock:
             made = self._planned(ask, tenant, links)
+            self._check_sub_interface(made, links, others)
             undo.callback(self.drop, made)
             self._making[made.id] = frozenset({made.parent, made.bridge})
             self._make(made)
@@ -249,6 +250,29 @@ class Segments:
             raise InvalidRequest(
                 f"parent {ask.parent} carries VLAN {link.vlan}{f' of tenant {owner}' if owner else ''}, and tenant "
                 f"{tenant.name} has {has}: name the link that carries all of them, -o parent={link.parent}"
+            )
+
+    @staticmethod
+    def _check_sub_interface(made: Network, links: Mapping[str, Link], others: Iterable[Network]) -> None:
+        """Whether the link that is to carry a network's VLAN does, for this tenant only, if it is there. Raises
+        InvalidRequest."""
+        link = links.get(made.parent)
+        if not made.vlan or link is None:
+            return
+        if (link.vlan, link.parent) != (made.vlan, made.trunk):
+            raise InvalidRequest(
+                f"link {made.parent} is there and is not VLAN {made.vlan} of {made.trunk}: remove or rename it"
+            )
+        if made.bridge and link.master not in ("", made.bridge):
+            raise InvalidRequest(
+                f"link {made.parent} is part of {link.master}, and a bridge over it would take it away from there: "
+                f"-o parent={link.master}, or another mode"
+            )
+        strangers = [other for other in others if other.parent == made.parent and other.tenant != made.tenant]
+        if strangers:
+            raise InvalidRequest(
+                f"link {made.parent} carries VLAN {made.vlan}, which is tenant {made.tenant}'s, and network "
+                f"{strangers[0].id[:12]} of tenant {strangers[0].tenant} stands on it: remove that one first"
             )
 
     def _planned(self, ask: Ask, tenant: TenantRecord, links: Mapping[str, Link]) -> Network:

@@ -80,8 +80,12 @@ class Registration:
             metrics.REPORTS.labels(kind.rstrip("/")).inc()
 
     def _leased(self, lease: int) -> None:
+        """A new lease may be one of an etcd that has lost all: what was written there is written again."""
         if lease:
+            self._written.clear()
             try:
+                if self._machine is not None:
+                    self._write(MACHINES, self._machine)
                 self._store.put(key(ALIVE, self._name), self._since.encode(), lease=lease)
             except QnetError as error:
                 logger.warning("this host counts as down for a while: %s", error)

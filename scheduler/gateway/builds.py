@@ -10,6 +10,7 @@ import msgspec
 from qnet.errors import Exhausted, InvalidRequest
 from scheduler.callers import Forbidden
 from scheduler.gateway.exchange import Exchange
+from scheduler.gateway.images import Images
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import Services, filters_of, filters_text, take_hosts, total
 from scheduler.model import Machine
@@ -21,8 +22,9 @@ BUILD = "build"
 class Builds:
     """See the module."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, images: Images) -> None:
         self._s = services
+        self._images = images
 
     def routes(self) -> list[Route]:
         """`/build`, and BuildKit's own connections."""
@@ -36,7 +38,12 @@ class Builds:
 
     async def build(self, x: Exchange) -> None:
         """Build an image. It is on that host: containers of it go there, unless it is pushed."""
+        named = [value for name, value in x.request.query if name == "t"] if x.caller.tenant else []
+        for image in named:
+            await self._images.check_making(x, image, made=True)
         host = await self._host(x, self._rules(x))
+        for image in named:
+            await self._s.work(self._s.desk.grant, x.caller.tenant, image, made=True)
         status = await x.relay(host, x.target("build"))
         names = ", ".join(value for name, value in x.request.query if name == "t")
         self._s.note(x, "build", names, host.name, "done" if status == 200 else f"refused: {status}")

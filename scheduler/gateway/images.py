@@ -226,7 +226,8 @@ class Images:
         """A tenant has the right to what it brings before it is there: until then, nobody else may see it either."""
         made, tenant = did != "image pull", x.caller.tenant
         rights = self._s.view.rights(canonical(image))
-        fresh = bool(tenant and image) and tenant not in rights and (made or bool(rights) or not self._anywhere(image))
+        named = bool(rights) or "@" in image or not self._anywhere(image)
+        fresh = bool(tenant and image) and tenant not in rights and (made or named)
         if fresh:
             await self._s.work(self._s.desk.grant, tenant, image, made=made)
         try:
@@ -244,6 +245,12 @@ class Images:
             not_its_own = not rights.get(x.caller.tenant) and (others or self._anywhere(image))
             if any(others) or (made and not_its_own):
                 raise Forbidden(f"image {image[:64]}: somebody else's image has that name: choose another")
+
+    def _away(self, x: Exchange, image: str) -> bool:
+        """Whether a host that is not up has it."""
+        up = {one.name for one in self._s.hosts(x.caller)}
+        away = [one for one in self._s.view.machines() if one.name not in up]
+        return any(canonical(image) in self._s.view.vitals(one.name).images for one in away)
 
     def _anywhere(self, image: str) -> bool:
         return any(canonical(image) in self._s.view.vitals(one.name).images for one in self._s.view.machines())
@@ -264,13 +271,14 @@ class Images:
         self._s.note(x, "image tag", f"{source} as {image}", where, _result(status))
 
     async def remove(self, x: Exchange) -> None:
-        """Remove an image from every host that has it. A tenant gives up its right, and what only it has made goes."""
+        """Remove an image from every host that has it. A tenant gives up its right; what nobody else has one to goes,
+        and only then the right: without any, it would be for all."""
         image = self._asked(x)
         has = await self.holders(x, image, every=True)
         if x.caller.tenant:
-            rights = dict(self._s.view.rights(image))
-            await self._s.work(self._s.desk.revoke, x.caller.tenant, image)
-            if rights != {x.caller.tenant: True} or image.startswith(ID):
+            alone = self._s.view.rights(image).keys() == {x.caller.tenant} and not image.startswith(ID)
+            if not alone:
+                await self._s.work(self._s.desk.revoke, x.caller.tenant, image)
                 await x.answer(200, [{"Untagged": image}])
                 return
         found, failed = await self._s.upstreams.each(
@@ -280,6 +288,8 @@ class Images:
         refused = [error for error in failed.values() if not (isinstance(error, Refused) and error.status == GONE)]
         if refused:
             raise refused[0]
+        if x.caller.tenant and not self._away(x, image):
+            await self._s.work(self._s.desk.revoke, x.caller.tenant, image)
         gone = {msgspec.json.encode(one): one for told in found.values() for one in told or ()}
         await x.answer(200, list(gone.values()))
 

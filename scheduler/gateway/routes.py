@@ -33,6 +33,7 @@ REFUSED = (
     ("PUT", "/volumes/{name}", SWARM.format("a cluster volume")),
     *((verb, path, PLUGINS) for path in ("/plugins", "/plugins/{rest}") for verb in ("GET", "POST", "DELETE")
       if (verb, path) != ("GET", "/plugins/{rest}")),
+    ("GET", "/plugins/privileges", PLUGINS),
     *((verb, "/containers/{id}/checkpoints", CHECKPOINTS) for verb in ("GET", "POST")),
     ("DELETE", "/containers/{id}/checkpoints/{rest}", CHECKPOINTS),
 )  # fmt: skip
@@ -55,13 +56,13 @@ class Router:
         self._any_host = any_host
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         refused = [Route(method, path, "refused", _refusal(message)) for method, path, message in REFUSED]
-        self.routes = [*routes, Route("GET", "/plugins/{rest}", "refused", _no_plugin), *refused]
+        self.routes = [*routes, *refused, Route("GET", "/plugins/{rest}", "refused", _no_plugin)]
         self._found = [(route, _pattern(route.path)) for route in self.routes]
 
     async def __call__(self, x: Exchange) -> None:
         """Answer a request. Raises QnetError."""
         x.version, x.path = _parts(x.request.path)
-        if x.request.headers.get("content-type", "").lower().startswith(FORM) and not x.request.ended:
+        if FORM in x.request.headers.get("content-type", "").lower() and not x.request.ended:
             raise Refused(415, f"{FORM}: give parameters in the query")  # engines would let them count for more
         for route, pattern in self._found:
             if route.method == x.request.method and (match := pattern.fullmatch(x.path)):

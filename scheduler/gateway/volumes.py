@@ -71,7 +71,8 @@ class Volumes:
             options = body.get("DriverOpts") or {}
             if not isinstance(options, dict) or options.get("tenant", x.caller.tenant) != x.caller.tenant:
                 raise Forbidden(f"volume {name}: its options name another tenant")
-            if await self._s.work(self._s.known.volume_tenant, name) not in (None, x.caller.tenant):
+            taken = await self._s.work(self._s.known.volume_tenant, name) not in (None, x.caller.tenant)
+            if taken or self._s.known.pinned(name):
                 raise Conflict(f"volume {name}: that name is taken: choose another")
             own = {**options, "tenant": x.caller.tenant}
             # and no other spelling of them

@@ -10,6 +10,7 @@ import ipaddress
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,19 +58,30 @@ def bridge_of(one: Box) -> str:
     return next(name for name in kit.links(one.host) if name.startswith("qb-"))
 
 
-@pytest.fixture
-def without_rules(boxes: tuple[Box, Box]) -> Iterator[Callable[[], None]]:
-    """Takes the attacker's rules away; they are back afterwards."""
-    host = boxes[0].host
-    device = device_of(boxes[0])
-    chain = f"netdev qnet {device}"
-    rules = listed(host, device)
+@contextmanager
+def without(one: Box, chain: str) -> Iterator[Callable[[], None]]:
+    """Takes the rules of a chain away; they are back afterwards."""
+    rules, name = listed(one.host, chain), f"netdev qnet {chain}"
 
     def take_away() -> None:
-        host.exec("nft", "-f", "-", stdin=f"flush chain {chain}\nadd rule {chain} accept\n")
+        one.host.exec("nft", "-f", "-", stdin=f"flush chain {name}\nadd rule {name} accept\n")
 
     yield take_away
-    host.exec("nft", "-f", "-", stdin=f"flush chain {chain}\n{rules}")
+    one.host.exec("nft", "-f", "-", stdin=f"flush chain {name}\n{rules}")
+
+
+@pytest.fixture
+def without_rules(boxes: tuple[Box, Box]) -> Iterator[Callable[[], None]]:
+    """Takes the rules for what the attacker sends away."""
+    with without(boxes[0], device_of(boxes[0])) as take_away:
+        yield take_away
+
+
+@pytest.fixture
+def without_victims(boxes: tuple[Box, Box]) -> Iterator[Callable[[], None]]:
+    """Takes the rules for what the victim receives away."""
+    with without(boxes[1], f"{device_of(boxes[1])}-received") as take_away:
+        yield take_away
 
 
 LISTEN = """
@@ -106,6 +118,18 @@ ATTACKS: dict[str, Attack] = {
     "a neighbour advertisement for the gateway": lambda a, v, mark: ethernet(
         v.mac, a.mac, IPV6, advertised(kit.GATEWAY6, a, v, mark)
     ),
+    "an advertisement with another's MAC address": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, advertised(a.address6, a, v, mark, OTHER_MAC)
+    ),
+    "a question with another's MAC address": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, asked(a.address6, v.address6, OTHER_MAC, mark)
+    ),
+    "a claim to the address of another": lambda a, v, mark: ethernet(
+        ALL_NODES_MAC,
+        a.mac,
+        IPV6,
+        icmp6("::", ALL_NODES, frames.NEIGHBOR_SOLICITATION, bytes(4) + ip(OTHER6) + option(mark)),
+    ),
     "a router advertisement": lambda a, v, mark: ethernet(
         ALL_NODES_MAC, a.mac, IPV6, icmp6(a.local, ALL_NODES, frames.ROUTER_ADVERTISEMENT, bytes(12) + option(mark))
     ),
@@ -121,7 +145,13 @@ ATTACKS: dict[str, Attack] = {
     "a DHCP server": lambda a, v, mark: ethernet(
         BROADCAST, a.mac, IPV4, udp(a.address, "255.255.255.255", (67, 68), mark)
     ),
+    "a DHCP server at another port": lambda a, v, mark: ethernet(
+        BROADCAST, a.mac, IPV4, udp(a.address, "255.255.255.255", (9, 68), mark)
+    ),
     "a DHCPv6 server": lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, udp(a.address6, v.address6, (547, 546), mark)),
+    "a DHCPv6 server at another port": lambda a, v, mark: ethernet(
+        v.mac, a.mac, IPV6, udp(a.address6, v.address6, (9, 546), mark)
+    ),
     "spanning tree": lambda a, v, mark: frames.spanning_tree(a.mac) + mark,
     "a VLAN tag": lambda a, v, mark: frames.tagged(
         ethernet(v.mac, a.mac, IPV4, udp(a.address, v.address, (9, 9), mark)), (frames.VLAN, 200)
@@ -147,20 +177,33 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-def advertised(target: str, one: Box, to: Box, mark: bytes) -> bytes:
-    """An advertisement that a target is at a container's MAC address, overriding what was known."""
-    body = bytes.fromhex("20000000") + ipaddress.ip_address(target).packed + b"\2\1" + frames.mac(one.mac)
+def ip(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
+
+def asked(source: str, target: str, mac: str, mark: bytes) -> bytes:
+    """A question who has an address, by somebody who says to be at a MAC address."""
+    body = bytes(4) + ip(target) + b"\1\1" + frames.mac(mac) + option(mark)
+    return icmp6(source, target, frames.NEIGHBOR_SOLICITATION, body)
+
+
+def advertised(target: str, one: Box, to: Box, mark: bytes, mac: str = "") -> bytes:
+    """An advertisement that a target is at a MAC address (the container's own), overriding what was known."""
+    body = bytes.fromhex("20000000") + ip(target) + b"\2\1" + frames.mac(mac or one.mac)
     return icmp6(one.address6, to.address6, frames.NEIGHBOR_ADVERTISEMENT, body + option(mark))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_arrives_only_without_the_rules(
-    boxes: tuple[Box, Box], without_rules: Callable[[], None], attack: str
+    boxes: tuple[Box, Box], without_rules: Callable[[], None], without_victims: Callable[[], None], attack: str
 ) -> None:
     evil, good = boxes
     make = ATTACKS[attack]
     assert not arrives(evil, good, lambda mark: make(evil, good, mark))
     without_rules()
+    if "VLAN tag" in attack:  # as they come from a trunk, too: the victim gets none
+        assert not arrives(evil, good, lambda mark: make(evil, good, mark))
+        without_victims()
     assert arrives(evil, good, lambda mark: make(evil, good, mark))
 
 
@@ -172,10 +215,17 @@ def test_an_attack_arrives_only_without_the_rules(
         lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, udp(a.local, v.address6, (9, 9), mark)),
         lambda a, v, mark: ethernet(v.mac, a.mac, ARP, arp(2, a.mac, a.address, v.mac, v.address) + mark),
         lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, advertised(a.address6, a, v, mark)),
+        lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, asked(a.address6, v.address6, a.mac, mark)),
+        lambda a, v, mark: ethernet(
+            ALL_NODES_MAC,
+            a.mac,
+            IPV6,
+            icmp6("::", ALL_NODES, frames.NEIGHBOR_SOLICITATION, bytes(4) + ip(a.address6) + option(mark)),
+        ),
         lambda a, v, mark: ethernet(v.mac, a.mac, IPV4, as_tcp(udp(a.address, v.address, (9, 9), mark))),
         lambda a, v, mark: ethernet(v.mac, a.mac, IPV6, as_tcp(udp(a.address6, v.address6, (9, 9), mark))),
     ],
-    ids=["IPv4", "IPv6", "link-local", "ARP", "neighbour", "TCP4", "TCP6"],
+    ids=["IPv4", "IPv6", "link-local", "ARP", "neighbour", "question", "its own claim", "TCP4", "TCP6"],
 )
 def test_what_is_its_own_arrives(boxes: tuple[Box, Box], make: Attack) -> None:
     evil, good = boxes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -781,3 +783,18 @@ def test_a_tag_is_a_number_auto_or_none(cluster: Cluster) -> None:
     result = cluster.qnet("tenant", "create", "shop", "--vlan", "many")
     assert result.exit_code == 2
     assert "'many' is no number, auto or none" in result.stderr
+
+
+def test_a_thread_that_is_left_behind_does_not_hold_up_the_end() -> None:
+    code = """
+import sys, threading, time
+from plugins.cli import app
+def said(prog_name):
+    threading.Thread(target=time.sleep, args=(300,)).start()
+    print("said")
+    sys.exit(3)
+app.cli = said
+app.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (3, "said\n")

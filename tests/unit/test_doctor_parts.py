@@ -364,41 +364,60 @@ def test_the_front_answers(served: dict[str, tuple[int, bytes]], tmp_path: Path)
     assert told(daemon_checks.front(config)) == [f"ok front at {config.socket} answers as h (qnet, 3 hosts), 6 CPUs"]
 
 
-GOOD = {
+GOOD = {  # as the package has it: the target alone is enabled
     "LoadState": "loaded",
     "ActiveState": "active",
-    "UnitFileState": "enabled",
+    "UnitFileState": "static",
     "NRestarts": "0",
     "Before": "docker.service x",
+    "WantedBy": "x qnet.target",
 }
 
 
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({}, "ok unit qnet-network.service is enabled, active"),
+        ({}, "ok unit qnet-network.service is active, and starts at boot"),
         ({"ActiveState": "failed", "Result": "exit-code"}, "fail unit qnet-network.service has failed (exit-code)"),
-        ({"ActiveState": "inactive"}, "fail unit qnet-network.service is enabled and inactive"),
+        ({"ActiveState": "inactive"}, "fail unit qnet-network.service is to start at boot and is inactive"),
         (
             {"ActiveState": "inactive", "TriggeredBy": "qnet-network.socket"},
-            "ok unit qnet-network.service is enabled, ",
+            "ok unit qnet-network.service is inactive, and starts at boot",
         ),
-        ({"UnitFileState": "disabled"}, "warn unit qnet-network.service does not start at boot"),
+        ({"WantedBy": "x"}, "warn unit qnet-network.service does not start at boot"),
         ({"NRestarts": "4"}, "warn unit qnet-network.service was restarted 4 times by systemd"),
-        ({"Before": "x", "TriggeredBy": "qnet-network.socket"}, "ok unit qnet-network.service is enabled, active"),
+        (
+            {"Before": "x", "TriggeredBy": "qnet-network.socket"},
+            "warn unit qnet-network.service is not ordered before docker.service",
+        ),
+        (
+            {"Id": "qnet-network.socket", "UnitFileState": "disabled"},
+            "ok unit qnet-network.socket is active, and starts at boot",
+        ),
+        (
+            {"Id": "qnet-network.socket", "Before": "sockets.target"},
+            "warn unit qnet-network.socket is not ordered before docker.service",
+        ),
+        ({"target": "disabled"}, "warn unit qnet-network.service does not start at boot"),
+        (
+            {"target": "disabled", "ActiveState": "inactive"},
+            "ok unit qnet-network.service is inactive, and does not start at boot",
+        ),
         ({"Before": "shutdown.target"}, "warn unit qnet-network.service is not ordered before docker.service"),
     ],
 )
 def test_units(fields: Mapping[str, str], says: str) -> None:
-    unit = {"Id": "qnet-network.service", **GOOD, **fields}
+    target = fields.get("target", "enabled")
+    unit = {"Id": "qnet-network.service", **GOOD, **{name: text for name, text in fields.items() if name != "target"}}
 
     def show(properties: Sequence[str], units: Sequence[str]) -> str:
         assert set(unit) <= set(properties)
         assert unit["Id"] in units
         away = "Id=sharedfs.service\nLoadState=not-found\nActiveState=inactive"
-        return "\n".join(f"{name}={value}" for name, value in unit.items()) + f"\n\n{away}\n"
+        first = "\n".join(f"{name}={value}" for name, value in unit.items())
+        return f"{first}\n\n{away}\n\nId=qnet.target\nLoadState=loaded\nActiveState=active\nUnitFileState={target}\n"
 
-    (found,) = daemon_checks.units(show)
+    found, _ = daemon_checks.units(show)
     assert f"{found.level} {found.what}".startswith(says)
     assert bool(found.todo) == (found.level != "ok")
 

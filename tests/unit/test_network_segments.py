@@ -567,11 +567,12 @@ def test_an_endpoint_is_guarded_before_it_is_connected(bench: Bench) -> None:
     assert device not in bench.kernel.links
 
 
-def test_without_spoof_check_everything_is_let_through(bench: Bench) -> None:
+def test_without_spoof_check_all_but_other_segments_frames_is_let_through(bench: Bench) -> None:
     bench.create("a", "plain", mode="bridge", spoof_check="false")
     guard = bench.start("a", "e" * 64)
     assert rules.of(guard) == (
         f'{rules.RESERVED} counter name "{guard.device}-sent-dropped" drop',
+        f'{rules.TAGGED} counter name "{guard.device}-sent-dropped" drop',
         f"goto {guard.device}-sent",
     )
 
@@ -681,6 +682,38 @@ def test_the_drivers_own_bridge_is_no_parent(bench: Bench) -> None:
     bench.create("a", "plain", mode="bridge")
     with pytest.raises(InvalidRequest, match="parent qb-eth1 is qnet's own: use eth1"):
         bench.create("b", "plain", mode="bridge", parent="qb-eth1")
+
+
+@pytest.mark.parametrize("name", ["qh-0123456789ab", "qu-0123456789ab", "qx-501", "qb-eth1.200"])
+@pytest.mark.parametrize(("tenant", "mode"), [("plain", "macvlan"), ("shop", "bridge")])
+def test_no_link_of_the_drivers_own_is_a_parent(bench: Bench, name: str, tenant: str, mode: str) -> None:
+    """It would be a way into another tenant's segment."""
+    master = f"qb-{name}" if name.startswith("qx-") else ""
+    bench.kernel.links[name] = Link(name, "veth", up=True, mtu=1500, master=master)
+    with pytest.raises(InvalidRequest, match=f"parent {name} is qnet's own"):
+        bench.create("a", tenant, mode=mode, parent=name)
+
+
+def test_a_link_that_is_called_as_a_sub_interface_and_is_none_is_not_taken(bench: Bench) -> None:
+    bench.kernel.by_hand("eth1.100", 200)
+    with pytest.raises(InvalidRequest, match=r"link eth1\.100 is there and is not VLAN 100 of eth1"):
+        bench.create("a", "shop")
+
+
+def test_a_sub_interface_that_is_part_of_another_bridge_stays_there(bench: Bench) -> None:
+    link = Link("eth1.100", "vlan", up=True, mtu=1500, parent="eth1", vlan=100, master="br100")
+    bench.kernel.links["eth1.100"] = link
+    with pytest.raises(InvalidRequest, match=r"link eth1\.100 is part of br100"):
+        bench.create("a", "shop", mode="bridge")
+    assert bench.kernel.links["eth1.100"] == link
+
+
+def test_a_vlan_that_came_to_a_tenant_later_is_not_shared(bench: Bench) -> None:
+    bench.kernel.by_hand("eth1.300", 300)
+    bench.create("a", "plain", parent="eth1.300")
+    bench.tenants.create("new", Change(vlan=300))
+    with pytest.raises(InvalidRequest, match="of tenant plain stands on it: remove that one first"):
+        bench.create("b", "new")
 
 
 def test_a_port_never_gives_its_bridge_an_address() -> None:

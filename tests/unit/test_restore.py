@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from plugins.cli import cluster_checks
 from plugins.cli.app import cli
+from plugins.cli.machines import ALIVE, MACHINES
 from plugins.cli.session import Session
 from plugins.ipam.admin import Admin
 from qnet import schema, snapshot
@@ -55,7 +56,7 @@ class World:
         for host in self.boxes:
             self.put(schema.host_key(host), HostRecord(name=host, identity=f"id-{host}", since=NOW))
         machine = {"name": "host2", "url": "10.0.0.2:7443"}
-        self.store.put(f"{schema.ROOT}placement/machines/host2", json.dumps(machine).encode())
+        self.store.put(MACHINES + "host2", json.dumps(machine).encode())
         self.pool()
 
     def qnet(self, *words: str) -> Result:
@@ -63,7 +64,9 @@ class World:
             load=lambda _file: Settings(host=Host(name="host1"), etcd=Etcd()),
             connect=lambda _etcd: nullcontext(self.store),
             now=lambda: NOW,
-            view=lambda _settings, url: self.view({"": "host1", "10.0.0.2:7443": "host2"}[url]),
+            view=lambda _settings, url: self.view(
+                {"": "host1", "10.0.0.2:7443": "host2", "10.0.0.3:7443": "host3"}[url]
+            ),
         )
         return CliRunner().invoke(cli, words, obj=session)
 
@@ -316,6 +319,21 @@ def test_a_host_that_does_not_answer_is_named(world: World) -> None:
     record = world.record(5)
     assert record is not None
     assert record.host == "host3"
+
+
+def test_a_host_that_joined_after_the_backup_is_asked_what_it_runs(world: World) -> None:
+    file = backed_up(world)
+    world.wipe()
+    world.boxes["host3"] = []
+    world.store.put(ALIVE + "host3", b"", lease=world.store.grant(60))
+    assert "host3: nobody knows where its agent is" in world.refused("restore", file)
+    machine = {"name": "host3", "url": "10.0.0.3:7443"}
+    world.store.put(MACHINES + "host3", json.dumps(machine).encode())
+    world.runs(9, "host3")
+    world.done("restore", file, "--replace")
+    record = world.record(9)
+    assert record is not None
+    assert (record.host, record.container) == ("host3", "box9")
 
 
 # -- into a store that has something ---------------------------------------------------------------------------

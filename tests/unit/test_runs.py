@@ -15,11 +15,11 @@ from qnet.listen import parse_listen
 from qnet.schema import PoolRecord
 from qnet.store.base import Store
 from scheduler.callers import Caller
-from scheduler.model import Container, Orders, Vitals
+from scheduler.model import Container, Net, Orders, Vitals
 from scheduler.reconcile import INTERVAL, ROUND
 from scheduler.view import CONTAINERS, ORDERS, REPLICAS, VITALS, key
 from tests.store.memory import MemoryStore
-from tests.unit.placement_world import SUBNET, World, asked, away
+from tests.unit.placement_world import ANN, SUBNET, World, asked, away
 
 SHOP, LAB = Caller("tenant shop", "shop"), Caller("tenant lab", "lab")
 STEPS = ("create", "created", "connect", "start", "started")
@@ -394,6 +394,23 @@ def test_an_operator_says_whose_a_container_is(world: World) -> None:
     assert "volume shop-data belongs to tenant shop" in world.refused(asked("s1", container=body))[1]
     assert world.run("s1", network="shop", container=body, tenant="shop")["host"]
     assert world.call("GET", "/v1/containers/s1")[1]["tenant"] == "shop"
+
+
+def test_what_a_host_has_of_its_own_is_not_what_a_tenant_has_under_that_name(world: World) -> None:
+    """An engine takes its own volume or network of a name before one of the cluster."""
+    world.tenant("shop")
+    world.host("host2", networks={"shop": Net("default", "bridge")}, volumes=frozenset({"shop-data"}))
+    world.caller = SHOP
+    body = {"Image": "busybox", "HostConfig": {"Binds": ["shop-data:/x"]}}
+    said = world.refused(asked("s1", "shop", container=body))[1]
+    assert "volume shop-data: a host has one of its own of that name" in said
+    there = {"Image": "busybox", "Labels": {"qnet.constraint": "host==host2"}}
+    assert "1 does not have network shop" in world.refused(asked("s1", "shop", container=there))[1]
+    world.caller = ANN
+    world.call("DELETE", "/v1/networks/shop")
+    world.host("host2", alive=False, networks={"own": Net("default", "bridge")})
+    asked_for = {"name": "own", "subnets": [{"Subnet": "10.8.0.0/24"}], "options": {"parent": "eth1"}}
+    assert "network own exists on host host2" in world.call("POST", "/v1/networks", asked_for)[1]["message"]
 
 
 def test_affinities_see_containers_of_the_same_tenant_only(world: World) -> None:

@@ -246,6 +246,11 @@ def test_images_belong_to_who_brought_them(clients: dict[str, Client]) -> None:
         assert evil.call("POST", path)[0] in (400, 403), path
         assert evil.call("POST", f"/v1.41/commit?container=evil-one&repo={repo}&tag={tag}")[0] in (400, 403)
     assert shop.ok("run", "--rm", "--network", "shop-net", "shop/app:1", "echo", "own") == "own"
+    shop.ok("create", "--network", "shop-net", "--name", "uses", "shop/app:1")
+    assert shop.docker("rmi", "shop/app:1").status != 0
+    assert "shop/app" not in evil.ok("images")  # what could not go is not everybody's
+    assert evil.docker("create", "--network", "evil-net", "--pull", "never", "shop/app:1").status != 0
+    shop.ok("rm", "uses")
     shop.ok("rmi", "shop/app:1")
     assert "shop/app" not in ops.ok("images")
     evil.ok("rmi", "busybox")  # it gives up what it never had: operators' images stay

@@ -128,7 +128,7 @@ GET /configs/{id} | refused | x | 501
 DELETE /configs/{id} | refused | x | 501
 POST /configs/{id}/update | refused | x | 501
 GET /plugins | refused | | 501
-GET /plugins/privileges | refused | | 404
+GET /plugins/privileges | refused | | 501
 POST /plugins/pull | refused | | 501
 GET /plugins/{name}/json | refused | x | 404
 DELETE /plugins/{name} | refused | x | 501
@@ -173,7 +173,7 @@ def rows() -> list[Row]:
 
 ROWS = rows()
 PARTS: tuple[tuple[Any, int], ...] = (
-    *((Builds, 1), (Containers, 2), (Creation, 1), (Events, 1), (Images, 1), (Networks, 1), (System, 4), (Volumes, 1)),
+    *((Builds, 2), (Containers, 2), (Creation, 1), (Events, 1), (Images, 1), (Networks, 1), (System, 4), (Volumes, 1)),
 )
 
 
