@@ -82,6 +82,7 @@ def start(config: Settings, daemon: str) -> None:
     """Serve at `[metrics]` what a daemon counts, on a thread that ends with the process. A port that is taken, or a
     missing certificate, is logged and tried again: a daemon does not stop for that."""
     metrics.BUILD.labels(version("qnet")).set(1)
+    metrics.STARTED.set_to_current_time()  # prometheus_client's own needs /proc/stat, which units may not see
     listen: str = getattr(config.metrics, daemon)
     if listen:
         threading.Thread(target=_serve, args=(listen, config.agent), name="metrics", daemon=True).start()

@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 BUILD = Gauge("qnet_build_info", "1, with the version of qnet that the daemon runs", ["version"])
+STARTED = Gauge("qnet_start_timestamp_seconds", "When the daemon began to tell of itself, in seconds since 1970")
 CALLS = Histogram(
     "qnet_plugin_call_seconds",
     "Time to answer a call of the engine; IpamDriver.RequestAddress: an address",

@@ -10,7 +10,7 @@ LOOK = (
     "find / -xdev \\( -path /proc -o -path /sys -o -path /root -o -path /var/log/journal -o -path /var/lib/dpkg "
     "-o -path /var/cache -o -path /srv -o -path /var/log/apt -o -path /var/log/dpkg.log -o -path /var/lib/docker "
     "-o -path /var/lib/containerd -o -path /usr/share/doc -o -path /var/lib/glusterd -o -path /var/log/glusterfs "
-    "-o -path /etc/default \\) -prune -o \\( -iname '*qnet*' -o -name '*sharedfs*' \\) -print"
+    "-o -path /var/backups -o -path /etc/default \\) -prune -o \\( -iname '*qnet*' -o -name '*sharedfs*' \\) -print"
 )
 
 
@@ -29,3 +29,9 @@ def test_nothing_is_left_after_removal_and_purge(site: Site) -> None:
     assert second.sh("systemctl list-units --all --no-legend 'qnet*' 'sharedfs*'").stdout == ""
     assert second.sh("cat /root/kept").stdout == "kept\n"
     assert "host2" not in first.sh("qnet host ls").stdout
+    first.sh("systemctl stop qnet.target")
+    first.sh("DEBIAN_FRONTEND=noninteractive apt-get purge -y qnet", timeout=120)
+    assert first.sh(LOOK).stdout == ""
+    assert (
+        first.sh("grep ETCD_ /etc/default/etcd; systemctl show -P DropInPaths etcd", check=False).stdout.strip() == ""
+    )

@@ -58,7 +58,7 @@ def test_an_engine_whose_plugins_are_stopped_waits_for_them(site: Site) -> None:
     with site.container(machine, "woken", "busybox", "sleep", "1d") as address:
         assert address.startswith("10.77.0.")
     machine.docker("volume", "ls")
-    assert "sharedfs" in machine.docker("volume", "create", "-d", "sharedfs", "woken").stdout + "sharedfs"
+    assert machine.docker("volume", "create", "-d", "sharedfs", "woken").stdout == "woken\n"
     machine.docker("volume", "rm", "woken")
     settle(machine, "qnet-network.service", "active")
     settle(machine, "sharedfs.service", "active")
@@ -180,3 +180,11 @@ def test_a_daemon_that_fails_again_and_again_is_started_after_longer_and_longer_
     told = machine.sh(f"journalctl --no-pager -u {unit} -n 60").stdout
     pauses = re.findall(rf"{unit}\.service failed again .*started anew in (\d+) s", told)
     assert pauses[-2:] == ["2", "3"], told
+
+
+@pytest.mark.parametrize("port", range(9470, 9475))
+def test_every_daemon_tells_prometheus_when_it_started(site: Site, port: int) -> None:
+    told = site.first.sh(f"curl -sS -m 5 http://127.0.0.1:{port}/metrics").stdout
+    began = re.search(r"^qnet_start_timestamp_seconds (\S+)$", told, re.MULTILINE)
+    assert began is not None, told[:200]
+    assert 0 < time.time() - float(began[1]) < 86400

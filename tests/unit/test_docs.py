@@ -87,6 +87,7 @@ def test_the_readme_in_chinese_says_what_the_english_one_does() -> None:
     """As far as a program can tell: the same commands, pictures, code and links, headings of the same levels."""
     english, chinese = (ROOT / "README.md").read_text(), (ROOT / "README.zh.md").read_text()
     assert chinese.splitlines()[0] == "[English](README.md)"
+    assert english.splitlines()[0] == "[中文](README.zh.md)"
     assert BLOCK.findall(chinese) == BLOCK.findall(english)
     ours, theirs = BLOCK.sub("", english), BLOCK.sub("", chinese)
     assert LINK.findall(theirs)[1:] == [link for link in LINK.findall(ours) if link != "README.zh.md"]
