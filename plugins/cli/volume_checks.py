@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from plugins.cli import unixhttp
@@ -15,6 +16,7 @@ from qnet.store.base import Store
 
 PATIENCE = 5.0
 FUSE = Path("/dev/fuse")
+OLD = timedelta(minutes=5)  # some host looks each half minute
 
 
 def volumes(store: Store, settings: Settings, now: Callable[[], str]) -> Iterator[Finding]:
@@ -34,7 +36,10 @@ def volumes(store: Store, settings: Settings, now: Callable[[], str]) -> Iterato
                 continue
             what = f"pool {pool.name} is {found.state}: {found.bricks_up} of {found.bricks} bricks up"
             what += f", {found.heal} files to heal, as {found.host} saw it at {found.at}"
-            if found.state == "up" and found.bricks_up == found.bricks:
+            if datetime.fromisoformat(now()) - datetime.fromisoformat(found.at) > OLD:
+                todo = "glusterd and sharedfs run on none of its servers: systemctl start glusterd sharedfs there"
+                yield Finding("fail", f"{what}; nobody has looked since", todo)
+            elif found.state == "up" and found.bricks_up == found.bricks:
                 yield Finding("ok", what)
             else:
                 todo = f"gluster volume status {pool.volume}; start glusterd on the servers whose bricks are not online"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -25,6 +26,7 @@ METRICS = {
     "qnet_volume_pool_heal_entries": ("Files of a pool that are not the same on all replicas yet", POOL),
     "qnet_volume_pool_free_bytes": ("Bytes that a pool has room for still", POOL),
     "qnet_volume_pool_total_bytes": ("Bytes that a pool has room for altogether", POOL),
+    "qnet_volume_pool_looked_timestamp_seconds": ("When a host last saw how a pool is, in seconds since 1970", POOL),
 }
 
 TRAFFIC = {  # by the fields of `plugins.volume.ports.Traffic`; all since the volume was mounted
@@ -63,7 +65,8 @@ class Meter(Collector):
                 told["qnet_volume_containers_to_restart"].add_metric(labels, old)
             for pool in self._repository.known_pools():
                 if found := self._repository.health(pool.name):
-                    values = (found.bricks, found.bricks_up, found.heal, found.free, found.total)
+                    looked = datetime.fromisoformat(found.at).timestamp()
+                    values = (found.bricks, found.bricks_up, found.heal, found.free, found.total, looked)
                     of_pools = (name for name, (_, labels) in METRICS.items() if labels is POOL)
                     for name, value in zip(of_pools, values, strict=True):
                         told[name].add_metric((pool.name,), value)

@@ -145,12 +145,15 @@ class Repair(Loop):
                 self._maker.serve(record)
 
     def _pools(self) -> None:
-        """Pools are at hand, so that what volumes have can be told at once."""
+        """Pools are at hand, so that what volumes have can be told at once. Raises Unavailable: one is not."""
+        errors: list[QnetError] = []
         for pool in self._repository.known_pools():
             try:
                 self._directories.open(pool)
             except QnetError as error:
-                logger.warning("%s", error)
+                errors.append(error)
+        if errors:
+            raise Unavailable("; ".join(map(str, errors)))
 
     def _health(self) -> None:
         """One host a minute looks at each pool; which one is left to chance, so that not all of them queue for it."""

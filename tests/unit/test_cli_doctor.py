@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
@@ -23,7 +24,7 @@ from plugins.ipam.journal import Entry, Journal
 from plugins.network.features import KINDS
 from plugins.network.model import ModeName, Network, Subnet
 from plugins.network.plan import Link
-from qnet import schema, settings
+from qnet import clock, schema, settings
 from qnet.errors import InvalidRequest, Unavailable
 from qnet.schema import AddressRecord, Health, HealthRecord, HostRecord, PoolRecord, VolumePoolRecord
 from qnet.settings import Settings
@@ -410,9 +411,10 @@ def test_slow_store_is_a_warning(machine: Machine, monkeypatch: pytest.MonkeyPat
     assert (finding.level, finding.what) == ("warn", "etcd answers a read in 1000.0 ms")
 
 
-def pool(machine: Machine, state: Health = "up", up: int = 6) -> None:
+def pool(machine: Machine, state: Health = "up", up: int = 6, age: int = 0) -> None:
     record = VolumePoolRecord(name="main", volume="gv0", servers=("gl1",), since="")
-    health = HealthRecord(at="now", host="host2", state=state, bricks=6, bricks_up=up, heal=3, free=1, total=2)
+    at = (datetime.fromisoformat(clock.now()) - timedelta(seconds=age)).isoformat()
+    health = HealthRecord(at=at, host="host2", state=state, bricks=6, bricks_up=up, heal=3, free=1, total=2)
     machine.store.put(schema.volume_pool_key("main"), schema.encode(record))
     machine.store.put(schema.volume_health_key("main"), schema.encode(health))
 
@@ -425,6 +427,16 @@ def test_a_host_that_can_mount_volumes_is_well(machine: Machine, monkeypatch: py
     assert machine.wrong() == {}
 
 
+def test_a_pool_that_nobody_looks_at_any_more_is_not_well(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.cli.volume_checks.FUSE", machine.folder)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    pool(machine, age=400)
+    machine.serve("sharedfs.sock", {"/Plugin.Activate": {"Implements": ["VolumeDriver"]}})
+    (found,) = machine.wrong()
+    assert found.startswith("fail pool main is up: 6 of 6 bricks up")
+    assert found.endswith("; nobody has looked since")
+
+
 def test_what_a_host_lacks_for_volumes_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plugins.cli.volume_checks.FUSE", machine.folder / "fuse")
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -433,7 +445,7 @@ def test_what_a_host_lacks_for_volumes_is_told(machine: Machine, monkeypatch: py
     assert len(found) == 4
     told = "\n".join(f"{what} {todo}" for what, todo in found.items())
     for part in (
-        "warn pool main is degraded: 5 of 6 bricks up, 3 files to heal, as host2 saw it at now",
+        "warn pool main is degraded: 5 of 6 bricks up, 3 files to heal, as host2 saw it at 20",
         "gluster volume status gv0",
         "systemctl start sharedfs",
         "modprobe fuse",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -656,7 +656,8 @@ def test_one_host_looks_how_a_pool_is_and_all_tell(world: World, monkeypatch: py
         for sample in m.samples
     }
     assert list(told) == [*METRICS, *(f"{name}_total" for name in TRAFFIC)]
-    assert list(told.values()) == [5, GIB, 0, 6, 5, 3, 10 * GIB, 20 * GIB, 11, 22, 3, 4]
+    looked = datetime.fromisoformat(health.at).timestamp()
+    assert list(told.values()) == [5, GIB, 0, 6, 5, 3, 10 * GIB, 20 * GIB, looked, 11, 22, 3, 4]
     world.clock.passed += 100
     world.two.repair.once()
     assert world.pool.steps.count("health") == 2
