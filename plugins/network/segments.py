@@ -18,8 +18,8 @@ from plugins.network.overlay import Overlay, Segment
 from plugins.network.plan import NO_NAMES, Link, Macvlan, Veth, Vlan, Vxlan
 from plugins.network.ports import Filters, Kernel, Owners
 from plugins.network.repository import Repository
-from qnet.errors import InvalidRequest, QnetError
-from qnet.schema import TenantRecord
+from qnet.errors import InvalidRequest, QnetError, Unavailable
+from qnet.schema import SegmentKind, TenantRecord
 from qnet.tenants import DEFAULT
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,15 @@ class Segments:
             self._making.pop(network.id, None)
         self._route(network)
 
+    def _other_owner(self, network: Network) -> str:
+        """The tenant that a network's tag belongs to now, if that is another: this host was forgotten, or etcd lost
+        all. Nobody, if the store is away: links are put back without it."""
+        kind: SegmentKind = "vlan" if network.vlan else "vni"
+        with suppress(Unavailable):
+            owner = self._tenants.owner(kind, network.vlan or network.vni) if network.vlan or network.vni else ""
+            return "" if owner == network.tenant else owner
+        return ""
+
     def being_made(self) -> frozenset[str]:
         """Links that only networks stand on which are not written down yet."""
         with self._lock:
@@ -107,10 +116,19 @@ class Segments:
         for network in networks:
             try:
                 segment = self._overlay_of(network, addresses)
+                local = segment.local if segment else ""
+                stands = plan.stands(network, MODES[network.mode].segment(network), local, links)
+                if not stands and (other := self._other_owner(network)):
+                    logger.error(
+                        "network %s of tenant %s stays without its links, for its tag is tenant %s's now: remove it",
+                        network.id[:12],
+                        network.tenant,
+                        other,
+                    )
+                    continue
                 if segment is not None:
                     overlays[segment.vni] = segment
-                local = segment.local if segment else ""
-                if not plan.stands(network, MODES[network.mode].segment(network), local, links):
+                if not stands:
                     with self._lock:
                         if self._repository.networks.get(network.id) is not None:  # not removed meanwhile
                             self._prepare(network, segment)

@@ -23,6 +23,7 @@ from scheduler.translate import TENANT
 logger = logging.getLogger(__name__)
 
 WAITING = 4096  # events that a client may be late
+HISTORY = 256  # events that an engine remembers
 HOSTS_AGAIN = 1.0  # seconds until a host that has joined, or come back, is heard
 FIRST = 2.0  # seconds for hosts to begin before the client is told that they have
 
@@ -80,6 +81,7 @@ class Topic:
                 await asyncio.sleep(HOSTS_AGAIN)
 
     async def _follow(self, host: Machine) -> None:
+        border = self._last.get(host.name, 0)  # told before the stream broke off
         try:
             async with self._s.upstreams.asked(host, "GET", self._from(host)) as answer:
                 if answer.status >= BAD:
@@ -88,7 +90,7 @@ class Topic:
                 self._refusals.pop(host.name, None)
                 self._begun.add(host.name)
                 async for line in answer.lines():
-                    self._tell(line, host)
+                    self._tell(line, host, border)
         except QnetError as error:
             logger.info("events of %s end: %s", host.name, error)
         finally:
@@ -104,7 +106,7 @@ class Topic:
         kept = [(name, value) for name, value in parse_qsl(query) if name != "since"]
         return f"{path}?{urlencode([*kept, ('since', f'{last // NANO}.{last % NANO:09}')])}"
 
-    def _tell(self, line: bytes, host: Machine) -> None:
+    def _tell(self, line: bytes, host: Machine, border: int) -> None:
         try:
             event = msgspec.json.decode(line)
             told = {**(event["Actor"].get("Attributes") or {}), HOST_LABEL: host.name}
@@ -116,9 +118,9 @@ class Topic:
             return
         when = event.get("timeNano")
         if isinstance(when, int):
-            if when <= self._last.get(host.name, 0):
-                return  # told before the stream broke off
-            self._last[host.name] = when
+            if when <= border:
+                return
+            self._last[host.name] = max(when, self._last.get(host.name, 0))  # engines tell some the other way round
         data = dumps(event)
         for listener in self.listeners:
             _offer(listener, (event, data))
@@ -165,7 +167,8 @@ class Events:
             topic = Topic(self._s, path, listed, ends=bool(x.request.parameter("until")))
             if shared:
                 self._topics[key] = topic
-        listener: asyncio.Queue[Event | None] = asyncio.Queue(WAITING if shared else 0)  # history comes all at once
+        waiting = WAITING if shared else WAITING + HISTORY * len(hosts)  # that comes all at once
+        listener: asyncio.Queue[Event | None] = asyncio.Queue(waiting)
         topic.listeners.add(listener)
         try:
             await topic.begun()

@@ -105,6 +105,12 @@ class Images:
                 raise strange[0]
         raise Missing(f"No such image: {canonical(image) if not image.startswith(ID) else image}")
 
+    async def _holding(self, x: Exchange, image: str) -> list[Machine]:
+        try:
+            return await self.holders(x, image, every=True)
+        except Missing:
+            return []
+
     def _told_sees(self, x: Exchange, image: str, told: Mapping[str, Any]) -> bool:
         """A tenant sees what it has brought, by the name under which it did, or by the image's own."""
         tags = told.get("RepoTags") or ()
@@ -208,6 +214,12 @@ class Images:
             status = await x.relay(hosts[0], target)
             self._s.note(x, did, image, hosts[0].name, _result(status))
             return
+        if x.caller.tenant and not source and not self._s.view.rights(image) and self._anywhere(image):
+            has = {one.name for one in await self._holding(x, image)}  # operators': a tenant moves none of their names
+            hosts = [host for host in hosts if host.name not in has]
+            if not hosts:
+                await x.answer(200, {"status": f"Status: Image is up to date for {image}"})
+                return
         headers = {AUTH: x.request.headers[AUTH]} if AUTH in x.request.headers else {}
         await self._everywhere(x, Spreading(self._s.upstreams, hosts, target, headers), did, image)
 
@@ -223,17 +235,23 @@ class Images:
         await self._everywhere(x, spreading, "image load")
 
     async def _everywhere(self, x: Exchange, spreading: Spreading, did: str, image: str = "") -> None:
-        """A tenant has the right to what it brings before it is there: until then, nobody else may see it either."""
+        """A tenant has the right to what it brings before it is there: until then, nobody else may see it either. To
+        what is there, it has one when its pull has gone well, and so was its to make."""
         made, tenant = did != "image pull", x.caller.tenant
-        rights = self._s.view.rights(canonical(image))
-        named = bool(rights) or "@" in image or not self._anywhere(image)
-        fresh = bool(tenant and image) and tenant not in rights and (made or named)
-        if fresh:
+        rights, there = self._s.view.rights(canonical(image)), self._anywhere(image)
+        fresh = bool(tenant and image) and tenant not in rights and (made or bool(rights) or "@" in image or not there)
+        early = fresh and (made or not (rights or there))
+
+        async def finish() -> None:
+            if fresh and not early:
+                await self._s.work(self._s.desk.grant, tenant, image, made=made)
+
+        if early:
             await self._s.work(self._s.desk.grant, tenant, image, made=made)
         try:
-            await spreading.answer(x)
+            await spreading.answer(x, finish)
         finally:
-            if fresh and not spreading.done:
+            if early and not spreading.done:
                 self._s.later(self._s.work(self._s.desk.revoke, tenant, image))
             self._s.note(x, did, image, ", ".join(spreading.done), "done" if spreading.done else "refused")
 

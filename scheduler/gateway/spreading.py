@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -31,8 +31,11 @@ class Spreading:
         self.done: list[str] = []
         self.failed: dict[str, QnetError] = {}
 
-    async def answer(self, x: Exchange) -> None:
+    async def answer(self, x: Exchange, finish: Callable[[], Awaitable[None]] | None = None) -> None:
         """What the hosts tell, line by line, each with its host; then why some have failed.
+
+        Args:
+            finish: what is done before the end of the answer, if some host has done it.
 
         Raises:
             QnetError: all have failed at once.
@@ -47,6 +50,8 @@ class Spreading:
                 while line:
                     await send(line)
                     line = await self._line(work)
+                if finish and self.done:
+                    await finish()
                 for host, error in self.failed.items():
                     text = f"host {host}: {error}" if len(self._hosts) > 1 else str(error)
                     await send(dumps({"errorDetail": {"message": text}, "error": text}))

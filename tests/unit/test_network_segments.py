@@ -28,8 +28,11 @@ from plugins.network.rules import Senders
 from plugins.network.segments import Segments
 from plugins.network.service import Service
 from plugins.network.terms import Terms
+from qnet import schema
 from qnet.engine import InProgress
 from qnet.errors import InvalidRequest, NotFound, Unavailable, Unsupported
+from qnet.schema import SegmentRecord
+from qnet.store.base import Delete, Txn
 from qnet.tenants import Change, Tenants
 from tests.store.memory import MemoryStore
 from tests.unit.world import Clock
@@ -714,6 +717,21 @@ def test_a_vlan_that_came_to_a_tenant_later_is_not_shared(bench: Bench) -> None:
     bench.tenants.create("new", Change(vlan=300))
     with pytest.raises(InvalidRequest, match="of tenant plain stands on it: remove that one first"):
         bench.create("b", "new")
+
+
+@pytest.mark.parametrize("again", ["", "shop", "new"])
+def test_a_host_that_comes_back_does_not_bring_an_old_tenant_into_the_segment_of_a_new_one(
+    bench: Bench, again: str
+) -> None:
+    """It was forgotten, the tenant went, and the VLAN came to another, or to nobody."""
+    bench.create("a", "shop")
+    key = schema.segment_key("vlan", 100)
+    bench.store.txn(Txn(success=(Delete(key),)))
+    if again:
+        bench.store.put(key, schema.encode(SegmentRecord(tenant=again)))
+    del bench.kernel.links["eth1.100"]  # by the boot
+    bench.segments.sync(bench.repository.networks.all(), bench.kernel.all())
+    assert ("eth1.100" in bench.kernel.links) == (again != "new")
 
 
 def test_a_port_never_gives_its_bridge_an_address() -> None:
