@@ -33,5 +33,5 @@ def test_nothing_is_left_after_removal_and_purge(site: Site) -> None:
     first.sh("DEBIAN_FRONTEND=noninteractive apt-get purge -y qnet", timeout=120)
     assert first.sh(LOOK).stdout == ""
     assert (
-        first.sh("grep ETCD_ /etc/default/etcd; systemctl show -P DropInPaths etcd", check=False).stdout.strip() == ""
+        first.sh("grep ^ETCD_ /etc/default/etcd; systemctl show -P DropInPaths etcd", check=False).stdout.strip() == ""
     )
