@@ -87,9 +87,11 @@ class Segments:
         """The tenant that a network's tag belongs to now, if that is another: this host was forgotten, or etcd lost
         all. Nobody, if the store is away: links are put back without it."""
         kind: SegmentKind = "vlan" if network.vlan else "vni"
-        with suppress(Unavailable):
-            owner = self._tenants.owner(kind, network.vlan or network.vni) if network.vlan or network.vni else ""
-            return "" if owner == network.tenant else owner
+        number = network.vlan or network.vni
+        if number:
+            with suppress(Unavailable):
+                owner = self._tenants.owner(kind, number)
+                return "" if owner == network.tenant else owner
         return ""
 
     def being_made(self) -> frozenset[str]:

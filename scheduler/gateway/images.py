@@ -267,11 +267,15 @@ class Images:
     def _away(self, x: Exchange, image: str) -> bool:
         """Whether a host that is not up has it."""
         up = {one.name for one in self._s.hosts(x.caller)}
-        away = [one for one in self._s.view.machines() if one.name not in up]
-        return any(canonical(image) in self._s.view.vitals(one.name).images for one in away)
+        return bool(self._told(image) - up)
 
     def _anywhere(self, image: str) -> bool:
-        return any(canonical(image) in self._s.view.vitals(one.name).images for one in self._s.view.machines())
+        return bool(self._told(image))
+
+    def _told(self, image: str) -> set[str]:
+        """The hosts, up or not, that have told that they have it."""
+        name, view = canonical(image), self._s.view
+        return {one.name for one in view.machines() if name in view.vitals(one.name).images}
 
     async def tag(self, x: Exchange) -> None:
         """Another name, on every host that has the image."""
