@@ -27,6 +27,7 @@ from plugins.ipam.repository import Repository as Addresses
 from plugins.ipam.service import Service as Ipam
 from plugins.ipam.uses import Carving, Uses
 from plugins.network import devices
+from plugins.network.admission import Admission
 from plugins.network.announce import Announcer
 from plugins.network.filters import Filters
 from plugins.network.gateway import Gateways
@@ -84,7 +85,8 @@ def compose(config: Settings) -> tuple[Flask, Callable[[], None]]:
     overlay = Overlay(store, Tunnels(), filters, host)
     gateways = Gateways(networks, links, Namespaces(NAMESPACE_PREFIX), filters)
     wires = config.network
-    segments = Segments(networks, links, filters, tenants, overlay, gateways, wires.parents)
+    admission = Admission(tenants, wires)
+    segments = Segments(networks, links, filters, tenants, admission, overlay, gateways, wires.parents)
     limits, meter = Limits(store, host, networks, tenants, poke.set), Meter(networks, registry, filters, devices.moved)
     guards = Guards(networks, filters, links, Qdiscs(), limits, meter)
     network = Network(networks, registry, links, guards, endpoints, segments, announcer, wires.parent, wires.underlay)

@@ -158,7 +158,10 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """`networks/HOST/ID`: a Docker network as one host has it. Written by that host only."""
+    """`networks/HOST/ID`: a Docker network as one host has it. Written by that host only.
+
+    `untagged`: the VLANs whose frames its parent was made by hand to carry.
+    """
 
     v: int = 1
     id: str
@@ -170,6 +173,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     driver_mode: str = "macvlan"
     vlan: int = 0
     vni: int = 0
+    untagged: tuple[int, ...] = ()
     parent: str = ""
     macvlan_mode: str = "bridge"
     mtu: int = 0

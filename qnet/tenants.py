@@ -155,6 +155,17 @@ class Tenants:
         found += [f"volume {kv.key.removeprefix(volumes)}" for kv in self._store.range(volumes).kvs]
         return tuple(found)
 
+    def _by_hand(self, tenant: str) -> dict[int, str]:
+        """VLANs whose frames others' networks have without a tag of their own, or the packets of VNIs, each with one of
+        those: their links were made by hand."""
+        records = (schema.decode(kv.value, NetworkRecord, kv.key) for kv in self._store.range(schema.NETWORKS).kvs)
+        return {
+            vlan: f"network {record.name or record.id[:12]} of tenant {record.tenant} on {record.host}"
+            for record in records
+            if record.vni or record.tenant != tenant
+            for vlan in record.untagged
+        }
+
     def _read(self, name: str) -> tuple[TenantRecord, int]:
         kv = self._store.get(schema.tenant_key(parse_tenant(name)))
         if kv is not None:
@@ -195,7 +206,10 @@ class Tenants:
         for kind, wanted in (("vlan", change.vlan), ("vni", change.vni)):
             if wanted is not None:
                 has = getattr(record, kind)
-                fields[kind] = (has or self._free(kind)) if wanted == AUTO else _checked(kind, wanted)  # type: ignore[arg-type]
+                by_hand = self._by_hand(record.name) if kind == "vlan" else {}
+                if wanted in by_hand and wanted != has:
+                    raise Conflict(f"VLAN {wanted} has {by_hand[wanted]} on it: remove that one, or choose another")
+                fields[kind] = (has or self._free(kind, by_hand)) if wanted == AUTO else _checked(kind, wanted)  # type: ignore[arg-type]
         if change.supernets is not None:
             fields["supernets"] = tuple(_supernet(text) for text in change.supernets)
         for name in ("max_addresses", "max_networks"):
@@ -209,11 +223,11 @@ class Tenants:
                 fields[name] = getattr(change, name)
         return msgspec.structs.replace(record, **fields)
 
-    def _free(self, kind: SegmentKind) -> int:
+    def _free(self, kind: SegmentKind, besides: Iterable[int]) -> int:
         """The lowest id of the range that nobody has."""
         first, last = self._ranges[kind]
         prefix = f"{schema.SEGMENTS}{kind}/"
-        taken = {int(kv.key.removeprefix(prefix)) for kv in self._store.range(prefix).kvs}
+        taken = {int(kv.key.removeprefix(prefix)) for kv in self._store.range(prefix).kvs} | set(besides)
         free = next((number for number in range(first, last + 1) if number not in taken), None)
         if free is None:
             raise Exhausted(f"no {TITLES[kind]} is left from {first} to {last}: widen tenants.{kind}s in the settings")

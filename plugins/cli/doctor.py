@@ -91,8 +91,10 @@ def _cluster(session: Session, settings: Settings, deadline: float) -> Iterator[
 def _shared(session: Session, settings: Settings, store: Store) -> Sequence[tuple[str, Check]]:
     from plugins.cli import cluster_checks as checks
     from plugins.cli import fleet_checks as fleet
+    from plugins.cli import host_checks
     from plugins.cli.volume_checks import volumes
     from qnet.engine import Engine
+    from qnet.tenants import Tenants
 
     engine = Engine(settings.docker.socket, min(settings.docker.timeout, ANSWER / 2))
     return (
@@ -104,5 +106,6 @@ def _shared(session: Session, settings: Settings, store: Store) -> Sequence[tupl
         ("hosts", partial(fleet.hosts, store, settings.host.name)),
         ("agents", partial(fleet.agents, store, settings.scheduler)),
         ("replicas", partial(fleet.replicas, store)),
+        ("company", partial(host_checks.company, settings, Tenants(store, session.now))),
         ("volumes", partial(volumes, store, settings, session.now)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -12,11 +13,13 @@ from plugins.cli import unixhttp
 from plugins.cli.health import Finding
 from plugins.ipam.journal import Journal
 from plugins.network import nat
+from plugins.network.admission import Admission
 from plugins.network.model import BRIDGED, Ask, ModeName, Network
 from plugins.network.plan import Link, check_parent
+from plugins.network.ports import Owners
 from qnet import settings
 from qnet.engine import Engine
-from qnet.errors import InvalidRequest, Unavailable
+from qnet.errors import InvalidRequest, QnetError, Unavailable
 from qnet.namespaces import FORWARDING
 from qnet.tenants import DEFAULT
 
@@ -102,6 +105,22 @@ def parents(config: settings.Settings, links: Callable[[], Mapping[str, Link]]) 
             continue
         ask = _ask(network.parent, network.mtu, network.mode)
         yield _parent(f"parent {network.parent} of network {network.id[:12]}", ask, there)
+
+
+def company(config: settings.Settings, tenants: Owners) -> Iterator[Finding]:
+    """Whether a network of this host is beside one that it must not meet: tags and trust came or went after it."""
+    networks = [*_networks(config.host.state_dir)]
+    admission, get = Admission(tenants, config.network), cache(tenants.get)
+    wrong = 0
+    for network in networks:
+        try:
+            others = [other for other in networks if other.id != network.id]
+            admission.check_company(network, get(network.tenant), others)
+        except QnetError as error:
+            wrong += 1
+            yield Finding("fail", f"network {network.id[:12]}: {error}", "remove it, or do what that says")
+    if networks and not wrong:
+        yield Finding("ok", f"{len(networks)} networks are beside none that they must not meet")
 
 
 def forwarding(state_dir: str, sysctl: Callable[[str], str]) -> Iterator[Finding]:

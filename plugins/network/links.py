@@ -25,6 +25,7 @@ from qnet.errors import InvalidRequest, Unavailable
 logger = logging.getLogger(__name__)
 
 ALIAS = "qnet"
+ETH_P_8021Q = 0x8100
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 SKIP_STATS = 0x8  # RTEXT_FILTER_SKIP_STATS: they would be most of a list
@@ -130,7 +131,12 @@ class Links:
             made = index is None
             if index is None:
                 mtu = netlink.get_links(port)[0].get_attr("IFLA_MTU")
-                netlink.link("add", ifname=bridge.name, kind="bridge", br_stp_state=0, br_forward_delay=0, mtu=mtu)
+                quiet = {
+                    "br_stp_state": 0,
+                    "br_forward_delay": 0,
+                    "br_mcast_snooping": 0,
+                }  # a container could be querier
+                netlink.link("add", ifname=bridge.name, kind="bridge", mtu=mtu, **quiet)
                 index = netlink.link_lookup(ifname=bridge.name)[0]
             _no_ipv6(bridge.name)
             if netlink.get_links(port)[0].get_attr("IFLA_MASTER") != index:
@@ -367,11 +373,16 @@ def _link(entry: Any, name_of: Callable[[int], str]) -> Link:
         parent=name_of(parent) if parent and kind != "veth" else "",
         master=name_of(entry.get_attr("IFLA_MASTER") or 0),
         loopback=bool(entry["flags"] & IFF_LOOPBACK),
-        vlan=(data.get_attr("IFLA_VLAN_ID") or 0) if data and kind == "vlan" else 0,
+        vlan=_vlan(data) if data and kind == "vlan" else 0,
         local=_local(data) if data and kind == "vxlan" else "",
         ours=entry.get_attr("IFLA_IFALIAS") == ALIAS or bool(vni and name == vxlan_link(vni)),
         carrier=entry.get_attr("IFLA_CARRIER") != 0,
     )
+
+
+def _vlan(data: Any) -> int:
+    """The VLAN of a sub-interface of 802.1q; a provider's tag (802.1ad) is none of ours."""
+    return (data.get_attr("IFLA_VLAN_ID") or 0) if data.get_attr("IFLA_VLAN_PROTOCOL") == ETH_P_8021Q else 0
 
 
 def _local(data: Any) -> str:

@@ -46,6 +46,7 @@ class Network(Kept, frozen=True, kw_only=True):
     With a `vlan`, `parent` is the sub-interface of that VLAN on the link `trunk`; with a `vni`, it is the VXLAN link
     whose packets travel over `trunk`. In modes bridge and vxlan, `bridge` joins the endpoints; it is the parent itself
     if that is one. With `nat`, `pair` tells its gateway's way to the host from those of others on this host.
+    `untagged`: the VLANs whose frames the link that was asked for carries without their tags.
     """
 
     v: int = 1
@@ -60,6 +61,7 @@ class Network(Kept, frozen=True, kw_only=True):
     trunk: str = ""
     vlan: int = 0
     vni: int = 0
+    untagged: tuple[int, ...] = ()
     mode: ModeName = "macvlan"
     bridge: str = ""
     spoof_check: bool = True

@@ -221,6 +221,25 @@ def sub_interface(trunk: str, vlan: int, links: Mapping[str, Link]) -> Vlan:
     return Vlan(name, trunk, vlan)
 
 
+def tags(name: str, links: Mapping[str, Link]) -> Mapping[int, Link]:
+    """The VLANs whose frames a link carries without their tags, each by the link that takes the tag off: the link
+    itself, one that it stands on, or one that is part of it."""
+    found: dict[int, Link] = {}
+    below, seen = [name], set[str]()
+    while below:
+        link = links.get(below.pop())
+        if link is None or link.name in seen:
+            continue
+        seen.add(link.name)
+        if link.vlan:
+            found.setdefault(link.vlan, link)
+        if link.kind == "vlan":
+            below.append(link.parent)
+        elif link.kind in ("bridge", "bond", "team"):
+            below += [port.name for port in links.values() if port.master == link.name]
+    return found
+
+
 def vxlan_link(vni: int) -> str:
     """The name of the link for the frames of a VNI."""
     return f"{VXLAN_PREFIX}{vni}"

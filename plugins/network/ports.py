@@ -40,6 +40,9 @@ class Owners(Protocol):
     def owner(self, kind: SegmentKind, number: int) -> str:
         """The tenant that has a VLAN id; empty if none has."""
 
+    def all(self) -> tuple[TenantRecord, ...]:
+        """All of them."""
+
 
 class Kernel(Protocol):
     """What the driver needs of the kernel (`plugins.network.links.Links`)."""

@@ -75,6 +75,7 @@ class Registry:
             driver_mode=network.mode,
             vlan=network.vlan,
             vni=network.vni,
+            untagged=network.untagged,
             parent=network.parent,
             macvlan_mode=network.macvlan_mode,
             mtu=network.mtu,

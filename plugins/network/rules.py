@@ -24,6 +24,8 @@ TAGGED = "ether type { 8021q, 8021ad }"  # another segment's: no bridge of ours 
 DIRECTIONS = ("sent", "received")
 EXTERNAL, DROPPED = "external", "dropped"
 COUNTED = (("sent", EXTERNAL), ("sent", DROPPED), ("received", EXTERNAL))
+# the type of a frame; where in its packet are, in bits: the protocol, the source, the destination (RFC 791, 8200)
+FIELDS = {4: ("0800", 72, 96, 128), 6: ("86dd", 48, 64, 192)}
 LINK_ONLY = ("0.0.0.0/32", "169.254.0.0/16", "224.0.0.0/24", "255.255.255.255/32", "::/128", "fe80::/10", "ff02::/16")
 VNI = "@th,96,24"  # where its packets have it: nft 1.0.6 has no word for it
 SETS = {"vnis": VNI, "senders": f"iifname . {VNI} . ip saddr", "senders6": f"iifname . {VNI} . ip6 saddr"}
@@ -99,12 +101,18 @@ def _common(guard: Guard, addresses: Iterable[IPAddress]) -> Iterator[str]:
     that, so it is decided first. All that follows would let it pass."""
     onward = _onward(guard, "sent")
     for address in addresses:
-        ip, protocol, kind = ("ip", "protocol", "0800") if address.version == 4 else ("ip6", "nexthdr", "86dd")
-        # source and type of the frame in one; nft would list a type by its word as understood, and lose it when that is
-        # loaded again: then tagged frames would pass
-        frame = f"@ll,48,64 0x{guard.mac.replace(':', '')}{kind}"
-        own = f"meta pkttype other {frame} {ip} {protocol} tcp {ip} saddr {address}"
-        yield from (f"{own} {ip} daddr {net} {onward}" for net in _near(guard) if address in net)
+        kind, tcp, source, destination = FIELDS[address.version]
+        frame = f"meta pkttype other @ll,48,64 0x{guard.mac.replace(':', '')}{kind}"  # source and type in one
+        own = f"{frame} @nh,{tcp},8 6 {_bytes(source, address)}"
+        yield from (f"{own} {_bytes(destination, net)} {onward}" for net in _near(guard) if address in net)
+
+
+def _bytes(offset: int, what: IPAddress | IPNetwork) -> str:
+    """An address, or the prefix of a subnet, at so many bits of a packet. In nft's words the kernel would look at the
+    type once more; and nft would list a type by its word as understood, and lose it when that is loaded again: then
+    tagged frames would pass."""
+    net = ipaddress.ip_network(what)
+    return f"@nh,{offset},{net.prefixlen} {int(net.network_address) >> net.max_prefixlen - net.prefixlen:#x}"
 
 
 def chains(device: str) -> tuple[str, str, str]:
@@ -135,12 +143,14 @@ def script(guard: Guard) -> str:
 
 def _counted(guard: Guard, direction: str, far: str) -> Iterator[str]:
     """Counts what has its far end outside; what is not IP never leaves the segment. The endpoint's own subnets come
-    first: to compare with one is cheaper than to look into a set."""
-    if direction == "received":
-        yield f"{TAGGED} drop"
+    first: to compare with one is cheaper than to look into a set. What others sent may be tagged still."""
     inside = _onward(guard, direction)
     outside = _count(guard, direction, EXTERNAL, inside)
-    yield from (f"{'ip' if net.version == 4 else 'ip6'} {far} {net} {inside}" for net in _near(guard))
+    for net in _near(guard):
+        kind, _, source, destination = FIELDS[net.version]
+        yield f"@ll,96,16 0x{kind} {_bytes(destination if direction == 'sent' else source, net)} {inside}"
+    if direction == "received":
+        yield f"{TAGGED} drop"
     nets = [ipaddress.ip_network(text) for text in (*LINK_ONLY, *guard.terms.internal)]
     for version, word in ((4, "ip"), (6, "ip6")):
         merged = ipaddress.collapse_addresses(net for net in nets if net.version == version)  # type: ignore[type-var]

@@ -11,6 +11,7 @@ from functools import cache
 import msgspec
 
 from plugins.network import plan
+from plugins.network.admission import Admission, check_sub_interface
 from plugins.network.gateway import Gateways
 from plugins.network.model import BRIDGED, Ask, Network
 from plugins.network.modes import MODES
@@ -20,7 +21,6 @@ from plugins.network.ports import Filters, Kernel, Owners
 from plugins.network.repository import Repository
 from qnet.errors import InvalidRequest, QnetError, Unavailable
 from qnet.schema import SegmentKind, TenantRecord
-from qnet.tenants import DEFAULT
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Segments:
         kernel: Kernel,
         filters: Filters,
         tenants: Owners,
+        admission: Admission,
         overlay: Overlay,
         gateways: Gateways,
         parents: Mapping[str, str] = NO_NAMES,
@@ -42,11 +43,12 @@ class Segments:
         self._kernel = kernel
         self._filters = filters
         self._tenants = tenants
+        self._admission = admission
         self._overlay = overlay
         self._gateways = gateways
         self._parents = parents
         self._lock = threading.RLock()
-        self._making: dict[str, frozenset[str]] = {}  # links of networks that are not written down yet
+        self._making: dict[str, Network] = {}  # those that are not written down yet
 
     def place(self, ask: Ask, undo: ExitStack) -> Network:
         """A network on the link that carries its tenant's frames, which is made where it is not there.
@@ -59,22 +61,26 @@ class Segments:
         """
         tenant = self._tenants.get(ask.tenant)
         ask = msgspec.structs.replace(ask, parent=self._parents.get(ask.parent, ask.parent))
-        links, others = self._kernel.look(), self._repository.networks.all()
-        self._check_tenant(ask, tenant)
-        parent = links.get(ask.parent)
-        trunk = ask.mode == "vxlan" or (bool(tenant.vlan) and (parent is None or parent.vlan != tenant.vlan))
-        plan.check_parent(ask, links, others, trunk=trunk, names=self._parents, asked=True)
-        self._check_tag(ask, tenant, links[ask.parent])
-        self._check_company(ask, tenant, others)
+        self._admission.check_tenant(ask, tenant)
         with self._lock:
-            made = self._planned(ask, tenant, links)
-            self._check_sub_interface(made, links, others)
+            links, others = self._kernel.look(), self._all()
+            tags = plan.tags(ask.parent, links)
+            trunk = ask.mode == "vxlan" or (bool(tenant.vlan) and tenant.vlan not in tags)
+            plan.check_parent(ask, links, others, trunk=trunk, names=self._parents, asked=True)
+            self._admission.check_tags(ask, tenant, tags)
+            made = self._planned(ask, tenant, links, tags)
+            check_sub_interface(made, links)
+            self._admission.check_company(made, tenant, others)
             undo.callback(self.drop, made)
-            self._making[made.id] = frozenset({made.parent, made.bridge})
+            self._making[made.id] = made
             self._make(made)
             self._try(made)
-        plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.look(), others)
+            plan.check_parent(msgspec.structs.replace(ask, parent=made.parent), self._kernel.look(), others)
         return self._gateways.place(made) if made.nat else made
+
+    def _all(self) -> tuple[Network, ...]:
+        """This host's networks, those too that are not written down yet."""
+        return tuple((self._making | {network.id: network for network in self._repository.networks.all()}).values())
 
     def ensure(self, network: Network) -> None:
         """Make the links that a network stands on, and its gateway, where they are not there."""
@@ -97,7 +103,7 @@ class Segments:
     def being_made(self) -> frozenset[str]:
         """Links that only networks stand on which are not written down yet."""
         with self._lock:
-            return frozenset().union(*self._making.values())
+            return frozenset(name for made in self._making.values() for name in (made.parent, made.bridge))
 
     def tidy(self) -> None:
         """What gateways left behind goes, and the rules that belong to them all are in force."""
@@ -212,47 +218,6 @@ class Segments:
         local = plan.underlay_address(network.trunk, addresses(network.trunk))
         return Segment(network.vni, network.tenant, network.parent, network.trunk, local)
 
-    def _check_tenant(self, ask: Ask, tenant: TenantRecord) -> None:
-        """Whether a tenant may have such a network. Raises InvalidRequest."""
-        if ask.mode == "vxlan" and not tenant.vni:
-            raise InvalidRequest(
-                f"tenant {tenant.name} has no VNI, which mode=vxlan needs: qnet tenant set {tenant.name} --vni auto"
-            )
-        if ask.mode != "vxlan" and tenant.vni and not tenant.vlan and tenant.name != DEFAULT:
-            raise InvalidRequest(
-                f"tenant {tenant.name} has VNI {tenant.vni} and no VLAN, so a network of mode {ask.mode} would be "
-                f"without its tag: add -o mode=vxlan"
-            )
-        if ask.macvlan_mode == "passthru" and not tenant.trusted:
-            raise InvalidRequest(
-                f"-o macvlan_mode=passthru gives a container all that its parent hears, and tenant {tenant.name} is "
-                f"not trusted with that: choose another mode, or qnet tenant set {tenant.name} --trusted"
-            )
-
-    def _check_company(self, ask: Ask, tenant: TenantRecord, others: Iterable[Network]) -> None:
-        """Whether who is on the underlay's link itself is trusted: he could speak in the name of a host there.
-
-        Raises:
-            InvalidRequest
-        """
-        for other in others:
-            if ask.mode == "vxlan" and other.vni == tenant.vni and other.trunk != ask.parent:
-                raise InvalidRequest(
-                    f"VNI {other.vni} travels over {other.trunk} on this host, for network {other.id[:12]}: "
-                    f"-o parent={other.trunk}"
-                )
-        if ask.mode == "vxlan":
-            there = {other.tenant for other in others if other.parent == ask.parent}
-            strangers = sorted(name for name in there if not self._tenants.get(name).trusted)
-        else:
-            under = any(other.vni and other.trunk == ask.parent for other in others)
-            strangers = [tenant.name] if under and not (tenant.trusted or tenant.vlan) else []
-        if strangers:
-            raise InvalidRequest(
-                f"parent {ask.parent} would carry VXLAN packets and, untagged, the frames of tenant {strangers[0]}, "
-                f"who is not trusted with that: name another link, or give {strangers[0]} a VLAN"
-            )
-
     def _try(self, network: Network) -> None:
         """Whether links of the network's kind can stand on its parent: its first container would tell too late."""
         link = MODES[network.mode].own(network)
@@ -260,49 +225,14 @@ class Segments:
             self._kernel.add(link)
             self._kernel.delete(link.name)
 
-    def _check_tag(self, ask: Ask, tenant: TenantRecord, link: Link) -> None:
-        """Whether a tenant's network may stand on a link. Raises InvalidRequest."""
-        if not link.vlan or link.vlan == tenant.vlan:
-            return
-        owner = self._tenants.owner("vlan", link.vlan)
-        if owner or (tenant.vlan and ask.mode != "vxlan"):
-            has = f"VLAN {tenant.vlan}" if tenant.vlan else "no VLAN"
-            raise InvalidRequest(
-                f"parent {ask.parent} carries VLAN {link.vlan}{f' of tenant {owner}' if owner else ''}, and tenant "
-                f"{tenant.name} has {has}: name the link that carries all of them, -o parent={link.parent}"
-            )
-
-    @staticmethod
-    def _check_sub_interface(made: Network, links: Mapping[str, Link], others: Iterable[Network]) -> None:
-        """Whether the link that is to carry a network's VLAN does, for this tenant only, if it is there. Raises
-        InvalidRequest."""
-        link = links.get(made.parent)
-        if not made.vlan or link is None:
-            return
-        if (link.vlan, link.parent) != (made.vlan, made.trunk):
-            raise InvalidRequest(
-                f"link {made.parent} is there and is not VLAN {made.vlan} of {made.trunk}: remove or rename it"
-            )
-        if made.bridge and link.master not in ("", made.bridge):
-            raise InvalidRequest(
-                f"link {made.parent} is part of {link.master}, and a bridge over it would take it away from there: "
-                f"-o parent={link.master}, or another mode"
-            )
-        strangers = [other for other in others if other.parent == made.parent and other.tenant != made.tenant]
-        if strangers:
-            raise InvalidRequest(
-                f"link {made.parent} carries VLAN {made.vlan}, which is tenant {made.tenant}'s, and network "
-                f"{strangers[0].id[:12]} of tenant {strangers[0].tenant} stands on it: remove that one first"
-            )
-
-    def _planned(self, ask: Ask, tenant: TenantRecord, links: Mapping[str, Link]) -> Network:
+    def _planned(self, ask: Ask, tenant: TenantRecord, links: Mapping[str, Link], tags: Mapping[int, Link]) -> Network:
         """The network with the links that it is to stand on."""
-        network = Network(**{name: getattr(ask, name) for name in ask.__struct_fields__})
+        network = Network(**{name: getattr(ask, name) for name in ask.__struct_fields__}, untagged=tuple(tags))
         link = links[ask.parent]
         if ask.mode == "vxlan":
             link = Link(plan.vxlan_link(tenant.vni), "vxlan", up=True, mtu=link.mtu, parent=ask.parent)
             network = msgspec.structs.replace(network, parent=link.name, trunk=ask.parent, vni=tenant.vni)
-        elif tenant.vlan:
+        elif tenant.vlan and (link.vlan == tenant.vlan or tenant.vlan not in tags):
             trunk = link.parent if link.vlan == tenant.vlan else ask.parent
             vlan = plan.sub_interface(trunk, tenant.vlan, links)
             network = msgspec.structs.replace(network, parent=vlan.name, trunk=vlan.trunk, vlan=vlan.vlan)

@@ -29,6 +29,7 @@ from qnet.errors import InvalidRequest, Unavailable
 from qnet.schema import AddressRecord, Health, HealthRecord, HostRecord, PoolRecord, VolumePoolRecord
 from qnet.settings import Settings
 from qnet.store.base import EndpointStatus
+from qnet.tenants import Change, Tenants
 from tests.store.memory import MemoryStore
 
 SUBNET = "10.77.0.0/24"
@@ -296,6 +297,21 @@ def test_parents(machine: Machine) -> None:
     assert "parent eth2 of network 111111111111: parent eth2 is part of bond0" in wrong[0]
     assert "parent gone of network 222222222222: parent 'gone' does not exist" in wrong[1]
     assert "x.json is damaged" in wrong[2]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_networks_that_must_not_meet(machine: Machine, trusted: bool) -> None:
+    """The tenant lost the operator's trust after its network was made, or another one got a VLAN."""
+    tenants = Tenants(machine.store, lambda: "")
+    tenants.create("guest", Change(trusted=trusted))
+    tenants.create("lab", Change(vlan=100))
+    (machine.folder / "networks").mkdir()
+    network = Network(id="1" * 64, tenant="guest", subnets=(Subnet(SUBNET),), parent="eth1")
+    (machine.folder / "networks/1.json").write_bytes(msgspec.json.encode(network))
+    what = "parent eth1 would carry VLANs and, untagged, the frames of tenant guest, who is not trusted with that"
+    todo = "remove it, or do what that says"
+    wrong = {f"fail network 111111111111: {what}: name another link, or give guest a VLAN": todo}
+    assert machine.wrong() == ({} if trusted else wrong)
 
 
 def test_gateways_on_a_host_that_does_not_forward(machine: Machine) -> None:

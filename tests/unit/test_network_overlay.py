@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -361,14 +362,19 @@ def test_an_address_that_the_host_got_anew_is_told(bench: Bench) -> None:
 
 
 def test_untrusted_tenants_are_not_on_the_underlay(bench: Bench) -> None:
-    bench.create("a", "tunnel", mode="vxlan")
-    with pytest.raises(InvalidRequest, match=r"parent eth0 would carry VXLAN packets and, untagged, .* tenant plain"):
-        bench.create("b", "plain", parent="eth0")
-    bench.create("c", "default", parent="eth0")
-    bench.service.delete_network("a")
-    bench.create("b", "plain", parent="eth0")
-    with pytest.raises(InvalidRequest, match="tenant plain"):
-        bench.create("a", "tunnel", mode="vxlan")
+    says = r"parent {} would carry VXLAN packets and, untagged, .* tenant stranger"
+    with pytest.raises(InvalidRequest, match=says.format("eth0")):  # other hosts may have the VNI
+        bench.create("b", "stranger", parent="eth0", mode="bridge")
+    bench.kernel.own["eth2"] = ["10.98.0.1"]
+    bench.kernel.links["eth2"] = replace(bench.kernel.links["eth1"], name="eth2")
+    bench.create("b", "stranger", parent="eth2")
+    with pytest.raises(InvalidRequest, match=says.format("eth2")):
+        bench.create("a", "tunnel", mode="vxlan", parent="eth2")
+    bench.service.delete_network("b")
+    bench.create("a", "tunnel", mode="vxlan", parent="eth2")
+    with pytest.raises(InvalidRequest, match=says.format("eth2")):
+        bench.create("b", "stranger", parent="eth2")
+    bench.create("c", "default", parent="eth2")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from plugins.network import plan, rules
+from plugins.network.admission import Admission
 from plugins.network.devices import Count
 from plugins.network.forwarding import Changes, Entries, Key
 from plugins.network.gateway import Gateways
@@ -30,10 +31,11 @@ from plugins.network.service import Service
 from plugins.network.terms import Terms
 from qnet import schema
 from qnet.engine import InProgress
-from qnet.errors import InvalidRequest, NotFound, Unavailable, Unsupported
+from qnet.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unsupported
 from qnet.schema import SegmentRecord
+from qnet.settings import Network as Wires
 from qnet.store.base import Delete, Txn
-from qnet.tenants import Change, Tenants
+from qnet.tenants import AUTO, Change, Tenants
 from tests.store.memory import MemoryStore
 from tests.unit.world import Clock
 
@@ -249,7 +251,8 @@ class Bench:
         self.tenants = Tenants(self.store, lambda: "")
         self.tenants.create("shop", Change(vlan=100))
         self.tenants.create("lab", Change(vlan=200))
-        self.tenants.create("plain", Change())
+        self.tenants.create("plain", Change(trusted=True))
+        self.tenants.create("stranger", Change())
         self.repository = Repository(folder / "state", folder / "run")
         self.registry = Registry(self.store, "host1")
         self.filters, self.qdiscs = Filters(), Qdiscs(self.kernel)
@@ -260,7 +263,14 @@ class Bench:
         self.announced: list[tuple[str, tuple[str, ...]]] = []
         self.parents: dict[str, str] = {}
         self.segments = Segments(
-            self.repository, self.kernel, self.filters, self.tenants, self.overlay, self.gateways, self.parents
+            self.repository,
+            self.kernel,
+            self.filters,
+            self.tenants,
+            Admission(self.tenants, Wires(parent="eth1", underlay="eth0")),
+            self.overlay,
+            self.gateways,
+            self.parents,
         )
         self.moved: dict[str, tuple[Count, Count]] = {}
         self.meter = Meter(self.repository, self.registry, self.filters, lambda: self.moved)
@@ -373,10 +383,10 @@ def test_a_vlan_that_no_tenant_has_may_be_a_parent_without_a_tag(bench: Bench) -
 
 
 def test_only_who_is_trusted_has_a_parent_for_itself(bench: Bench) -> None:
-    with pytest.raises(InvalidRequest, match="tenant plain is not trusted with that"):
-        bench.create("a", "plain", macvlan_mode="passthru")
-    bench.tenants.change("plain", Change(trusted=True))
-    bench.create("a", "plain", macvlan_mode="passthru")
+    with pytest.raises(InvalidRequest, match="tenant stranger is not trusted with that"):
+        bench.create("a", "stranger", macvlan_mode="passthru")
+    bench.tenants.change("stranger", Change(trusted=True))
+    bench.create("a", "stranger", macvlan_mode="passthru")
 
 
 def test_a_link_that_is_not_there_is_looked_for_where_containers_are(bench: Bench) -> None:
@@ -714,9 +724,112 @@ def test_a_sub_interface_that_is_part_of_another_bridge_stays_there(bench: Bench
 def test_a_vlan_that_came_to_a_tenant_later_is_not_shared(bench: Bench) -> None:
     bench.kernel.by_hand("eth1.300", 300)
     bench.create("a", "plain", parent="eth1.300")
+    record = bench.registry.published()["a"]
+    bench.registry.withdraw("a")  # etcd was away
     bench.tenants.create("new", Change(vlan=300))
     with pytest.raises(InvalidRequest, match="of tenant plain stands on it: remove that one first"):
         bench.create("b", "new")
+    bench.tenants.remove("new")
+    bench.store.put(schema.network_key("host1", "a"), schema.encode(record))
+    with pytest.raises(Conflict, match="VLAN 300 has network a of tenant plain on host1 on it"):
+        bench.tenants.create("new", Change(vlan=300))
+    for vlan in range(1, 300):
+        if vlan not in (100, 200):
+            bench.store.put(schema.segment_key("vlan", vlan), schema.encode(SegmentRecord(tenant="full")))
+    assert bench.tenants.create("auto", Change(vlan=AUTO)).vlan == 301
+    bench.service.delete_network("a")
+    bench.tenants.create("new", Change(vlan=300))
+
+
+def test_the_vlan_of_the_underlay_is_nobodys(bench: Bench) -> None:
+    """Not even its own tenant's, who would be where hosts speak."""
+    bench.kernel.by_hand("eth1.300", 300)
+    bench.kernel.own["eth1.300"] = ["10.99.0.1"]
+    bench.tenants.change("stranger", Change(vni=7))
+    bench.create("a", "stranger", mode="vxlan", parent="eth1.300")
+    with pytest.raises(Conflict, match="VLAN 300 has network a of tenant stranger"):
+        bench.tenants.change("stranger", Change(vlan=300))
+
+
+UNTAGGED = "would carry VLANs and, untagged, the frames of tenant stranger, who is not trusted"
+
+
+@pytest.mark.parametrize("mode", ["macvlan", "ipvlan"])
+def test_who_is_not_trusted_is_not_on_a_trunk(bench: Bench, mode: str) -> None:
+    """The settings' parent is one as soon as a tenant has a VLAN; another link when a network's VLAN travels there."""
+    bench.kernel.links["eth2"] = replace(ETH1, name="eth2")
+    with pytest.raises(InvalidRequest, match=f"parent eth1 {UNTAGGED}"):
+        bench.create("a", "stranger", mode=mode)
+    bench.create("a", "stranger", mode=mode, parent="eth2")
+    with pytest.raises(InvalidRequest, match=f"parent eth2 {UNTAGGED}"):
+        bench.create("b", "shop", parent="eth2")
+    bench.service.delete_network("a")
+    bench.create("b", "shop", parent="eth2")
+    with pytest.raises(InvalidRequest, match=f"parent eth2 {UNTAGGED}"):
+        bench.create("a", "stranger", mode=mode, parent="eth2")
+    for tenant in ("shop", "lab"):
+        for network in bench.repository.networks.all():
+            bench.service.delete_network(network.id)
+        bench.tenants.change(tenant, Change(vlan=0))
+    bench.create("a", "stranger", mode=mode)  # nobody's frames but untagged ones are there
+
+
+def test_who_is_not_trusted_is_on_a_trunk_behind_a_bridge(bench: Bench) -> None:
+    """Which drops tags both ways, and holds it to its addresses."""
+    bench.create("a", "stranger", mode="bridge")
+    bench.create("b", "shop")
+
+
+def test_two_networks_made_at_once_know_of_each_other(bench: Bench) -> None:
+    """The first is not written down yet."""
+    bench.kernel.links["eth2"] = replace(ETH1, name="eth2")
+    meanwhile = [lambda: bench.create("b", "shop", parent="eth2")]
+    bench.addresses.auxiliary = lambda *_: meanwhile.pop()() if meanwhile else None  # type: ignore[method-assign]
+    with pytest.raises(InvalidRequest, match=f"parent eth2 {UNTAGGED}"):
+        bench.create("a", "stranger", parent="eth2")
+    assert bench.repository.networks.all() == ()
+    assert set(bench.kernel.links) == {"eth1", "eth2"}
+
+
+def over_vlan(bench: Bench, vlan: int) -> None:
+    """A bridge made by hand over a VLAN that was."""
+    bench.kernel.by_hand("office", vlan)
+    bench.kernel.links["br0"] = Link("br0", "bridge", up=True, mtu=1500)
+    bench.kernel.links["office"] = replace(bench.kernel.links["office"], master="br0")
+
+
+@pytest.mark.parametrize(
+    ("tenant", "says"),
+    [
+        ("plain", "parent br0 carries VLAN 200 of tenant lab, and tenant plain has no VLAN: .* -o parent=eth1"),
+        ("shop", "parent br0 carries VLAN 200 of tenant lab, and tenant shop has VLAN 100"),
+    ],
+)
+def test_a_bridge_carries_the_vlan_of_its_port(bench: Bench, tenant: str, says: str) -> None:
+    over_vlan(bench, 200)
+    with pytest.raises(InvalidRequest, match=says):
+        bench.create("a", tenant, parent="br0", mode="bridge")
+
+
+def test_a_bridge_over_the_own_vlan_needs_no_tag(bench: Bench) -> None:
+    over_vlan(bench, 100)
+    bench.create("a", "shop", parent="br0", mode="bridge")
+    made = bench.repository.network("a")
+    assert (made.parent, made.bridge, made.vlan, made.untagged) == ("br0", "br0", 0, (100,))
+    bench.service.delete_network("a")
+    assert {"br0", "office"} <= set(bench.kernel.links)
+    bench.kernel.links["office"] = replace(bench.kernel.links["office"], vlan=300)
+    bench.create("b", "plain", parent="br0", mode="bridge")
+    bench.kernel.links["office"] = replace(bench.kernel.links["office"], vlan=100)  # by hand, meanwhile
+    with pytest.raises(InvalidRequest, match="link br0 carries VLAN 100, which is tenant shop's, and network b"):
+        bench.create("a", "shop", parent="br0", mode="bridge")
+
+
+def test_a_vlan_over_another_carries_both(bench: Bench) -> None:
+    bench.kernel.by_hand("outer", 200)
+    bench.kernel.by_hand("inner", 100, trunk="outer")
+    with pytest.raises(InvalidRequest, match="parent inner carries VLAN 200 of tenant lab"):
+        bench.create("a", "shop", parent="inner")
 
 
 @pytest.mark.parametrize("again", ["", "shop", "new"])

@@ -161,17 +161,19 @@ def test_rules_count_by_the_far_end_and_hand_on() -> None:
         for chain in ("qn-1", "qn-1-sent", "qn-1-received")
     )
     inside = 'fwd to "qi-1"'
-    assert sent[:2] == [f"ip daddr 10.77.0.0/24 {inside}", f"ip daddr 10.0.0.0/8 {inside}"]
+    nets = ("24 0xa4d00", "8 0xa")
+    assert sent[:2] == [f"@ll,96,16 0x0800 @nh,128,{net} {inside}" for net in nets]
     assert sent[2].startswith("ip daddr != { 0.0.0.0/32, 10.0.0.0/8, 169.254.0.0/16,")
     assert sent[2].endswith('counter name "qn-1-sent-external" fwd to "qi-1"')
     assert sent[3].startswith("ip6 daddr != { ::/128, fd00::/64, fe80::/10, ff02::/16 }")
     assert sent[4] == inside
-    assert got[0] == "ether type { 8021q, 8021ad } drop"
-    assert all("saddr" in line for line in got[1:-1])
-    assert all(line.endswith("accept") for line in got[1:])
+    assert got[:2] == [f"@ll,96,16 0x0800 @nh,96,{net} accept" for net in nets]
+    assert got[2] == "ether type { 8021q, 8021ad } drop"
+    assert all("saddr" in line for line in got[3:-1])
+    assert all(line.endswith("accept") for line in got[3:])
     assert [line for line in mine if "fwd" in line or "accept" in line] == mine[:2]
-    common = "meta pkttype other @ll,48,64 0x0200000000010800 ip protocol tcp ip saddr 10.77.0.2"
-    assert mine[:2] == [f"{common} {rule}" for rule in sent[:2]]
+    common = "meta pkttype other @ll,48,64 0x0200000000010800 @nh,72,8 6 @nh,96,32 0xa4d0002"
+    assert mine[:2] == [f"{common} @nh,128,{net} {inside}" for net in nets]
     assert "fwd" not in rules.script(Guard("qn-1", "02:00:00:00:00:01", ("10.77.0.2",)))
 
 
