@@ -111,8 +111,16 @@ def run_container(host: Host, name: str) -> Result:
     return host.docker(*kit.run_args(name), check=False)
 
 
-def test_start(lab: Lab, faulty: list[Host]) -> None:
-    kit.network(faulty, "web", "-o", "host_access=true")
+LIMITED = pytest.mark.parametrize(
+    "options",
+    [(), pytest.param(("-o", "egress=50mbit", "-o", "ingress=20mbit"), marks=pytest.mark.mode("bridge"))],
+    ids=["", "limits"],
+)
+
+
+@LIMITED
+def test_start(lab: Lab, faulty: list[Host], options: tuple[str, ...]) -> None:
+    kit.network(faulty, "web", "-o", "host_access=true", *options)
     kit.at_once(lambda host: kit.run(host, "watcher"), faulty)
 
     def check(host: Host, name: str, result: Result) -> None:
@@ -144,8 +152,9 @@ def test_stop(lab: Lab, faulty: list[Host]) -> None:
     each_step(lab, faulty, prepare, lambda host, name: host.docker("stop", name, check=False), check)
 
 
-def test_remove(lab: Lab, faulty: list[Host]) -> None:
-    kit.network(faulty)
+@LIMITED
+def test_remove(lab: Lab, faulty: list[Host], options: tuple[str, ...]) -> None:
+    kit.network(faulty, "web", *options)
 
     def check(host: Host, name: str, result: Result) -> None:
         host.docker("rm", "-f", name, check=False)

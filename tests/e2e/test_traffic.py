@@ -38,9 +38,9 @@ def box(host: Host, name: str, *options: str, command: str = "sleep 1d", on: str
     return kit.address(host, name, on.partition(",")[0].removeprefix("name="))
 
 
-def server(host: Host, *options: str) -> str:
+def server(host: Host, *options: str, on: str = "web") -> str:
     """Start an iperf3 server; returns its address when it listens."""
-    given = box(host, "server", *options, command="iperf3 -s")
+    given = box(host, "server", *options, command="iperf3 -s", on=on)
     wait_for("iperf3", lambda: ":5201" in host.docker("exec", "server", "netstat", "-ltn").stdout, 10)
     return given
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -80,3 +82,30 @@ def test_packets_to_its_own_host_arrive_only_without_the_rules(hosts: list[Host]
     hosts[0].plugin.kill()  # it would make the table anew
     hosts[0].exec("nft", "delete", "table", *TABLE)
     assert arrives(evil, victim, lambda mark: wrap(evil, victim, mark), after=friend)
+
+
+def test_packets_in_the_name_of_a_host_arrive_only_without_the_rules(
+    hosts: list[Host], victim: Box, friend: Box
+) -> None:
+    """From behind the gateway of another host of the VNI, which sends in its own name what its containers send: the
+    gateway's rules and those of the underlay each keep them back."""
+    way_out = ("-o", "mode=bridge", "-o", "nat=true")
+    kit.network(hosts[1], "out", *way_out, subnet="10.78.0.0/24", gateway="10.78.0.1")
+    evil = box(hosts[1], "evil", *HOSTILE, on="out")
+    assert kit.pings(hosts[1], "evil", hosts[0].address)
+    neighbours = ("nsenter", f"--target={evil.pid}", "--net", "ip", "-j", "neigh", "show", "10.78.0.1")
+    (gateway,) = json.loads(subprocess.run(neighbours, check=True, capture_output=True, timeout=10).stdout)
+
+    def wrap(mark: bytes) -> list[bytes]:
+        packet = udp(evil.address, victim.host.address, PORTS, vxlan(VNI, inner(victim, mark)))
+        return [ethernet(gateway["lladdr"], evil.mac, IPV4, packet)]
+
+    assert not arrives(evil, victim, wrap, after=friend)
+    hosts[1].plugin.kill()  # it would make the rules anew
+    rules = hosts[1].exec("nft", "list", "table", *TABLE).stdout
+    hosts[1].exec("nft", "delete", "table", *TABLE)
+    assert not arrives(evil, victim, wrap, after=friend)
+    hosts[1].exec("nft", "flush", "chain", "inet", "qnet", "leaves")
+    assert arrives(evil, victim, wrap, after=friend)
+    hosts[1].exec("nft", "-f", "-", stdin=rules)
+    assert not arrives(evil, victim, wrap, after=friend)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from tests.e2e import kit
 from tests.e2e.kit import links, network, pings, refused, run
+from tests.e2e.test_traffic import assert_held, box, iperf, server, top
 from tests.lab.cluster import Lab
 from tests.lab.host import Host
 
@@ -67,6 +70,43 @@ def test_links_and_entries_come_and_go_with_networks_and_containers(lab: Lab, ho
     hosts[1].docker("network", "rm", "web")
     for host in hosts:
         assert "qnet_underlay" not in host.exec("nft", "list", "tables").stdout
+
+
+def test_questions_for_addresses_are_answered_on_the_host(lab: Lab, hosts: list[Host]) -> None:
+    """None of them leaves it, the tenant's packets do."""
+    network(hosts[:2], "web", *kit.DUAL, *vxlan("vx1"))
+    run(hosts[0], "aa")
+    far = run(hosts[1], "bb"), kit.attached(hosts[1], "bb")["GlobalIPv6Address"]
+    words = ("tcpdump", "-i", "eth0", "-n", "-l", "--immediate-mode", "-Z", "root", "udp port 4789")
+    with hosts[1].popen(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as dump:
+        assert dump.stdout is not None
+        while "listening on" not in dump.stdout.readline():
+            assert dump.poll() is None
+        try:
+            assert all(pings(hosts[0], "aa", address) for address in far)
+            assert all(pings(hosts[0], "aa", address) for address in far)  # what came before these is heard, too
+        finally:
+            dump.terminate()
+        heard = dump.stdout.read()
+    assert [heard.count(f"> {address}: ICMP") > 0 for address in far] == [True, True], heard
+    assert "who-has" not in heard
+    assert "neighbor solicitation" not in heard
+
+
+def test_traffic_is_held_to_limits_and_counted(lab: Lab, hosts: list[Host]) -> None:
+    near, far = hosts[:2]
+    for host in (near, far):
+        host.load("bench")
+    network((near, far), "web", *vxlan("vx1", "-o", "egress=40mbit", "-o", "ingress=80mbit"))
+    # a server that is held to nothing
+    there = server(far, on="name=web,driver-opt=qnet.egress=none,driver-opt=qnet.ingress=none")
+    box(near, "client")
+    assert_held(near, there, (40, 80))
+    before = top(near)
+    arrived = iperf(near, there, "-n", "10M")["sum_received"]["bytes"]
+    after = top(near)
+    assert after["sent_internal_bytes"] - before["sent_internal_bytes"] == pytest.approx(arrived, rel=0.05)
+    assert after["sent_external_bytes"] == before["sent_external_bytes"]
 
 
 def test_a_container_that_moves_is_found_at_its_new_host(lab: Lab, hosts: list[Host]) -> None:

@@ -35,7 +35,7 @@ def kernel(host: Host) -> set[str]:
     found |= {f"rules of {one['name']}" for one in chains if (one["family"], one["table"]) == ("netdev", "qnet")}
     found |= {RULES[table] for table in tables if table in RULES}
     found |= {f"namespace {name}" for name in namespaces(host)}
-    queues = [one for one in _json(host, "tc", "-j", "qdisc", "show") if one["dev"] in LINKS]
+    queues = [one for one in _json(host, "tc", "-j", "qdisc", "show") if one["dev"] in LINKS or one["kind"] == "tbf"]
     return found | {f"queue {one['kind']} of {one['dev']}" for one in queues if one["kind"] != "noqueue"}
 
 
@@ -67,6 +67,9 @@ class Wired:
         if self.options.get("nat") == "true":
             names |= {f"{prefix}-{self.id}"[:15] for prefix in ("qr", "qu")}
             rules |= {f"namespace qnet-{self.id[:12]}", "rules of gateways", "rules of gateways' uplinks"}
+        limiters = [f"qi-{one}"[:15] for one in self.endpoints if "egress" in self.options]
+        names |= set(limiters)
+        rules |= {f"queue tbf of {name}" for name in limiters + (pairs if "ingress" in self.options else [])}
         if self.mode == "vxlan":
             return {f"link {name}" for name in {*names, port}} | rules | {"rules of the underlay"}
         return {f"link {name}" for name in names} | rules

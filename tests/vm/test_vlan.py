@@ -19,10 +19,18 @@ BOX = {"shop": "shop-21", "lab": "lab-22"}
 SIZES = {"shop": 100, "lab": 200}  # of pings: they tell whose a frame is, where addresses and MAC addresses do not
 
 
-def start(host: Host, tenant: str, address: str) -> str:
+DUAL = ("--ipv6", "--subnet", "fd00:60::/64")
+
+
+def six(address: str) -> str:
+    """The IPv6 address beside an IPv4 one."""
+    return f"fd00:60::{address.rpartition('.')[2]}"
+
+
+def start(host: Host, tenant: str, address: str, *options: str) -> str:
     """Starts a container of a tenant on its network of that name; returns the container's name."""
     name = f"{tenant}-{address.rpartition('.')[2]}"
-    host.start(name, tenant, "--ip", address)
+    host.start(name, tenant, "--ip", address, *options)
     return name
 
 
@@ -40,13 +48,15 @@ def test_tenants_with_one_subnet_do_not_meet(vms: Cluster, tmp_path: Path, mode:
     def populate(host: Host) -> None:
         for tenant in TENANTS:
             access = ("-o", "host_access=true") if (host, tenant) == (one, "shop") else ()
-            host.network(tenant, tenant, "-o", f"mode={mode}", *access)
-            start(host, tenant, HERE if host is one else OWN[tenant])
+            host.network(tenant, tenant, "-o", f"mode={mode}", *DUAL, *access)
+            own = HERE if host is one else OWN[tenant]
+            start(host, tenant, own, "--ip6", six(own))
 
     def check(host: Host) -> None:
         for tenant, other in (("shop", "lab"), ("lab", "shop")):
             name, target = (f"{tenant}-11", OWN[tenant]) if host is one else (BOX[tenant], HERE)
             assert host.pings(name, target, SIZES[tenant])
+            assert host.pings(name, six(target), SIZES[tenant])
             assert host.hears(name, target)
             assert not host.hears(name, OWN[other])  # over the wire, and on the same host
 
@@ -62,17 +72,22 @@ def test_tenants_with_one_subnet_do_not_meet(vms: Cluster, tmp_path: Path, mode:
     assert {frame.tags for frame in frames} == {(vlan,) for vlan in TENANTS.values()}
     for tenant, vlan in TENANTS.items():
         size = f"length {SIZES[tenant] + 8}"  # with ICMP's header
-        echoes = [frame for frame in frames if "ICMP echo" in frame.text and frame.text.endswith(size)]
-        assert len(echoes) >= 4
-        assert [frame.text for frame in echoes if frame.tags != (vlan,)] == []
+        for what in ("ICMP echo", "ICMP6, echo"):
+            echoes = [frame for frame in frames if what in frame.text and frame.text.endswith(size)]
+            assert len(echoes) >= 4
+            assert [frame.text for frame in echoes if frame.tags != (vlan,)] == []
 
 
 def test_sub_interface_comes_with_the_first_network_and_goes_with_the_last(vms: Cluster) -> None:
     host = vms.hosts[0]
     assert host.segments() == set()
+    provider = ("link", "eth1", "name", "provider")  # the same number, and another tag
+    host.exec("ip", "link", "add", *provider, "type", "vlan", "proto", "802.1ad", "id", "100")
     host.network("first", "shop")
-    assert host.segments() == {"eth1.100"}
+    assert host.segments() == {"eth1.100", "provider"}
+    host.exec("ip", "link", "delete", "provider")
     made = host.links()["eth1.100"]
+    assert made["linkinfo"]["info_data"]["protocol"] == "802.1Q"
     assert (made["link"], made["linkinfo"]["info_data"]["id"], made["ifalias"]) == ("eth1", 100, "qnet")
     host.network("second", "shop", subnet=OTHER)
     host.network("lab", "lab")
