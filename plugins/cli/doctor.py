@@ -104,6 +104,7 @@ def _shared(session: Session, settings: Settings, store: Store) -> Sequence[tupl
         ("conflicts", partial(checks.conflicts, store, engine, settings.host.name)),
         ("quarantine", partial(checks.quarantine, store)),
         ("hosts", partial(fleet.hosts, store, settings.host.name)),
+        ("networks", partial(fleet.networks, store)),
         ("agents", partial(fleet.agents, store, settings.scheduler)),
         ("replicas", partial(fleet.replicas, store)),
         ("company", partial(host_checks.company, settings, Tenants(store, session.now))),

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from plugins.cli.health import Finding, Level
-from plugins.cli.machines import ALIVE, MACHINES, ORDERS, REPLICAS, Machine
+from plugins.cli.machines import ALIVE, MACHINES, NETWORKS, ORDERS, REPLICAS, Machine, Network
 from plugins.cli.unixhttp import reason
 from qnet import schema
 from qnet.certificates import client_context
@@ -52,6 +52,20 @@ def hosts(store: Store, mine: str) -> Iterator[Finding]:
         what = ", ".join(f"{version} on {_some(names)}" for version, names in sorted(versions.items()))
         todo = "two adjacent releases run together; finish the upgrade"
         yield Finding("warn", f"hosts have different versions of qnet: {what}", todo)
+
+
+def networks(store: Store) -> Iterator[Finding]:
+    """Which hosts lack a network of the cluster that they should have."""
+    alive = _below(store, ALIVE)
+    up = {name: host for name, host in sorted(_hosts(store).items()) if name in alive}
+    for where, kv in _below(store, NETWORKS).items():
+        network = schema.decode(kv.value, Network, where)
+        parent = network.options.get("parent")
+        able = [name for name, host in up.items() if not parent or parent in host.parents]
+        lack = [name for name in able if network.name not in up[name].networks]
+        if lack:
+            todo = "their agents' logs say why; one of a host's own of that name must go (docker network rm ID there)"
+            yield Finding("warn", f"network {network.name} of the cluster is not on {_some(lack)}", todo)
 
 
 def agents(store: Store, config: Scheduler) -> Iterator[Finding]:

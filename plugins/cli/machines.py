@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from qnet import schema
 from qnet.store.base import Store
 
-MACHINES, CONTAINERS, ALIVE, ORDERS, REPLICAS = (
-    f"{schema.PLACEMENT}{kind}/" for kind in ("machines", "containers", "alive", "orders", "replicas")
+MACHINES, CONTAINERS, ALIVE, ORDERS, REPLICAS, NETWORKS = (
+    f"{schema.PLACEMENT}{kind}/" for kind in ("machines", "containers", "alive", "orders", "replicas", "networks")
 )
 
 
@@ -20,6 +22,15 @@ class Machine(msgspec.Struct, frozen=True):
     engine: str = ""
     qnet: str = ""
     trouble: tuple[str, ...] = ()
+    parents: frozenset[str] = frozenset()
+    networks: Mapping[str, object] = {}
+
+
+class Network(msgspec.Struct, frozen=True):
+    """A network of the cluster."""
+
+    name: str
+    options: Mapping[str, str] = {}
 
 
 def machine(store: Store, name: str) -> Machine | None:

@@ -65,7 +65,7 @@ def run(config: Settings, reload: Callable[[], None]) -> None:
 
     publisher = Publisher(store, records, engine, host, state, time.monotonic, GRACE)
     networks = ClusterNetworks(store, engine, links, lambda: agent.poke())  # noqa: PLW0108 - it is made below
-    registration = Registration(store, config, engine, links, clock.now())
+    registration = Registration(store, config, engine, networks.told, links, clock.now())
     agent = Agent(engine, registration, publisher, networks, Usage(time.monotonic), config.agent, host)
     ready = Path(config.host.run_dir) / "agent.ready"
     ready.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from qnet import metrics, schema
@@ -54,30 +54,50 @@ class ClusterNetworks:
         """Make what is missing and remove what is too much. Raises Unavailable."""
         if not self._cache.synced:
             return
-        wanted = [schema.decode(kv.value, Network, name) for name, kv in self._cache.items()]
-        there = {entry["Name"]: entry for entry in self._engine.networks()}
+        wanted, listed = self._wanted(), self._engine.networks()
         ids = {network.id for network in wanted}
-        parents = self._parents()
-        unknown = {known: entry for entry in there.values() if (known := _id(entry)) and known not in ids}
+        unknown = {known: entry for entry in listed if (known := _id(entry)) and known not in ids}
         # the first host has a network a moment before the cluster has it
         for known in {*self._strays.overdue(unknown), *(unknown.keys() & self._had)}:
             self._remove(unknown[known])
-            there = {name: entry for name, entry in there.items() if _id(entry) != known}
+            listed = [entry for entry in listed if _id(entry) != known]
         self._had |= ids
+        self._complete(wanted, listed)
+
+    def told(self) -> list[dict[str, Any]]:
+        """What the engine has, without what has no more than the name of one of the cluster's: nothing may be placed on
+        that in its stead. Raises Unavailable."""
+        ids = {network.name: network.id for network in self._wanted()}
+        return [entry for entry in self._engine.networks() if _id(entry) == ids.get(entry["Name"], _id(entry))]
+
+    def _wanted(self) -> list[Network]:
+        return [schema.decode(kv.value, Network, name) for name, kv in self._cache.items()]
+
+    def _complete(self, wanted: Collection[Network], listed: Collection[Mapping[str, Any]]) -> None:
+        names, there = {entry["Name"] for entry in listed}, {_id(entry) for entry in listed}
+        parents = self._parents()
         for network in wanted:
-            if network.name not in there and network.parents <= parents.keys():
+            if network.id in there:
+                self._refused.pop(network.id, None)
+            elif network.name in names:
+                self._say(network, f"network {network.name} is not here: this host has one of its own of that name")
+            elif network.parents <= parents.keys():
                 self._make(network)
 
     def _make(self, network: Network) -> None:
         try:
             self._engine.create_network(network)
         except Conflict as error:
-            if self._refused.get(network.id) != str(error):
-                logger.error("the cluster's %s", error)
-            self._refused[network.id] = str(error)
+            self._say(network, str(error))
             return
         self._refused.pop(network.id, None)
         logger.info("network %s made, as the cluster has it", network.name)
+
+    def _say(self, network: Network, why: str) -> None:
+        """Say once why one is not here; `qnet doctor` tells it of all hosts."""
+        if self._refused.get(network.id) != why:
+            logger.error("the cluster's %s", why)
+        self._refused[network.id] = why
 
     def _remove(self, entry: Mapping[str, Any]) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,20 @@ class Registration:
     """What the store knows of this host."""
 
     def __init__(
-        self, store: Store, config: Settings, engine: Dockerd, links: Callable[[], Mapping[str, str]], now: str
+        self,
+        store: Store,
+        config: Settings,
+        engine: Dockerd,
+        networks: Callable[[], Iterable[Mapping[str, Any]]],
+        links: Callable[[], Mapping[str, str]],
+        now: str,
     ) -> None:
-        """`links`: the links of this host that networks can stand on, by the names that they go by."""
+        """`networks`: those of this host that containers can be on; `links`: those that networks can stand on, by the
+        names that they go by."""
         self._store = store
         self._config = config
         self._engine = engine
+        self._networks = networks
         self._links = links
         self._name = config.host.name
         self._since = now
@@ -107,7 +115,7 @@ class Registration:
             labels=dict(sorted(config.agent.labels.items())),
             platform=platform(info),
             parents=frozenset(links),
-            networks={entry["Name"]: net(entry) for entry in sorted(self._engine.networks(), key=_by_name)},
+            networks={entry["Name"]: net(entry) for entry in sorted(self._networks(), key=_by_name)},
             volumes=frozenset(self._engine.volumes()),
             tenants=frozenset(config.agent.tenants),
         )

@@ -90,9 +90,10 @@ class Networks:
         name = network.name if network else x.args["id"]
         path = x.target("networks", name)
         found = await self._s.every(x, "GET", path, hosts=hosts)
+        found = {host: entry for host, entry in found.items() if self._of_cluster(entry) == network}
         if not found:
             raise _no_such(x.args["id"])
-        first, *others = [(host, entry) for host, entry in found.items()]
+        first, *others = found.items()
         merged = self._shown(first[1], first[0])
         for name, entry in others:
             _join(merged, entry, name)
@@ -235,6 +236,18 @@ class Networks:
         ipam = {name: value for name, value in (settings.get("IPAMConfig") or {}).items() if value != AUTO}
         return {**found, "EndpointConfig": {**settings, "IPAMConfig": ipam or None}}
 
+    async def _there(self, x: Exchange, host: Machine, network: Network) -> str:
+        """The id that one of the cluster has on a host: of that name, the host may have one of its own.
+
+        Raises:
+            Refused: the host does not have it.
+        """
+        path = x.target("networks", query={"filters": filters_text({"label": [f"{ID}={network.id}"]})})
+        found = await self._s.upstreams.call(host, "GET", path)
+        if not found:
+            raise Refused(404, f"network {network.name} not found on host {host.name}, see qnet doctor")
+        return str(found[0]["Id"])
+
     def _attach(self, what: str) -> Callable[[Exchange], Any]:
         async def attach(x: Exchange) -> None:
             body = await x.json()
@@ -247,8 +260,8 @@ class Networks:
                     f"network {network.name} is of tenant {network.tenant}, the container of {container.tenant}"
                 )
             body = self._attached(x, what, body, container)
-            target = x.target("networks", network.name if network else x.args["id"], what)
-            status = await x.relay(host, target, dumps(body))
+            there = x.args["id"] if network is None else await self._there(x, host, network)
+            status = await x.relay(host, x.target("networks", there, what), dumps(body))
             result = "done" if status == 200 else f"refused: {status}"
             self._s.note(x, f"network {what}", f"{x.args['id']} {container.name}", host.name, result)
 

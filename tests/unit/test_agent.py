@@ -13,8 +13,12 @@ from qnet.settings import Agent as Policy
 from qnet.settings import Host, Settings
 from qnet.store.base import Delete, Txn
 from scheduler.agent.dockerd import Dockerd
+from scheduler.agent.networks import ClusterNetworks
 from scheduler.agent.register import Registration
 from scheduler.agent.service import Agent
+from scheduler.model import Network
+from scheduler.translate import ID
+from scheduler.view import NETWORKS, key
 from tests.store.memory import MemoryStore
 
 SOON = 10.0  # seconds
@@ -48,16 +52,13 @@ class Engine:
     def info(self) -> dict[str, object]:
         return {"NCPU": 2, "MemTotal": 4 << 30, "ServerVersion": "28.5.2", "ApiVersion": "1.48", "OSType": "linux"}
 
-    def networks(self) -> list[dict[str, object]]:
-        return []
-
     def volumes(self) -> list[str]:
         return []
 
 
 def test_a_host_tells_an_etcd_that_has_lost_all_of_itself_at_once() -> None:
     store = MemoryStore()
-    told = Registration(store, Settings(host=Host(name="host1")), cast(Dockerd, Engine()), dict, "")
+    told = Registration(store, Settings(host=Host(name="host1")), cast(Dockerd, Engine()), list, dict, "")
     told.keeper.start()
     try:
         told.tell()
@@ -68,3 +69,52 @@ def test_a_host_tells_an_etcd_that_has_lost_all_of_itself_at_once() -> None:
         assert {kv.key: kv.value for kv in store.range(schema.PLACEMENT).kvs} == before
     finally:
         told.keeper.close()
+
+
+class Networks:
+    """The networks of a host's engine."""
+
+    def __init__(self, *there: tuple[str, str]) -> None:
+        self.there = [{"Name": name, "Id": f"here-{name}", "Labels": {ID: id_} if id_ else {}} for name, id_ in there]
+
+    def networks(self) -> list[dict[str, object]]:
+        return list(self.there)
+
+    def create_network(self, network: Network) -> None:
+        self.there.append({"Name": network.name, "Id": f"here-{network.id}", "Labels": {ID: network.id}})
+
+    def remove_network(self, network: str) -> None:
+        self.there = [entry for entry in self.there if entry["Id"] != network]
+
+
+@pytest.mark.parametrize(
+    ("there", "told", "said"),
+    [
+        ([], {"web": "1"}, 0),
+        ([("bridge", "")], {"bridge": "", "web": "1"}, 0),
+        ([("web", "1")], {"web": "1"}, 0),
+        ([("web", "")], {}, 1),
+        ([("web", ""), ("web", "1")], {"web": "1"}, 0),  # an engine may have two of a name
+        ([("new", "2")], {"new": "2", "web": "1"}, 0),  # the cluster has it in a moment
+    ],
+)
+def test_a_hosts_own_network_is_not_the_clusters_of_that_name(
+    caplog: pytest.LogCaptureFixture, there: list[tuple[str, str]], told: dict[str, str], said: int
+) -> None:
+    store, engine = MemoryStore(), Networks(*there)
+    web = Network(name="web", id="1", since="")
+    store.put(key(NETWORKS, "web"), schema.encode(web))
+    agent = ClusterNetworks(store, cast(Dockerd, engine), dict, lambda: None)
+    try:
+        agent.start()
+        agent.compare()
+        agent.compare()
+        found = agent.told()
+        assert {str(entry["Name"]): entry["Labels"].get(ID, "") for entry in found} == told
+        assert caplog.text.count("web is not here: this host has one of its own of that name") == said
+        engine.remove_network("here-web")
+        agent.compare()
+        assert {"web"} <= {entry["Name"] for entry in agent.told()}
+    finally:
+        agent.close()
+        store.close()

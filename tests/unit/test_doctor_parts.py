@@ -247,6 +247,18 @@ def test_every_host_is_told() -> None:
     store.close()
 
 
+def test_hosts_that_lack_a_network_of_the_cluster_are_named() -> None:
+    has = {"networks": {"web": {}}, "parents": ["eth1"]}
+    store = fleet(host1=dict(has), host2={"parents": ["eth1"]}, host3={}, host4={"parents": ["eth1"], "up": False})
+    for name, options in (("web", {"parent": "eth1"}), ("all", {})):
+        store.put(f"{schema.PLACEMENT}networks/{name}", json.dumps({"v": 1, "name": name, "options": options}).encode())
+    assert wrong(fleet_checks.networks(store)) == [
+        "warn network all of the cluster is not on host1, host2, host3",
+        "warn network web of the cluster is not on host2",
+    ]
+    store.close()
+
+
 def test_a_fleet_of_nobody_and_one_that_nobody_places_on() -> None:
     empty, idle, busy = fleet(), fleet(host1={}), fleet(host1={})
     busy.put(f"{schema.PLACEMENT}replicas/host1-aa", b"")

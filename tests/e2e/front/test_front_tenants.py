@@ -12,9 +12,10 @@ import pytest
 from tests.e2e.front import sides
 from tests.e2e.front.sides import Side
 from tests.e2e.placement.fleet import Fleet
-from tests.lab.commands import Result
+from tests.lab.commands import Result, wait_for
 
 pytestmark = pytest.mark.slow
+AT_TWO = "qnet.constraint=host==host2"
 
 
 class Client:
@@ -227,6 +228,35 @@ def test_what_is_of_all_hosts_is_not_for_tenants(clients: dict[str, Client]) -> 
     ):  # fmt: skip
         status, found = evil.call(method, f"/v1.41{path}" if path != "/metrics" else path, body)
         assert status in (400, 403), (path, status, found)
+
+
+def test_a_hosts_own_network_is_not_the_tenants_of_that_name(clients: dict[str, Client]) -> None:
+    """It was made on host2's engine while nobody there told of it."""
+    shop, host = clients["shop"], clients["shop"].fleet.hosts[1]
+    shop.ok("run", "-d", "--network", "shop-net", "--label", AT_TWO, "--name", "shop-two", "busybox", "sleep", "1d")
+    host.agent.stop()
+    host.docker("network", "create", "both")
+    host.docker("run", "-d", "--network", "both", "--name", "own", "busybox", "sleep", "1d")
+    try:
+        shop.ok("network", "create", "-d", "qnet", "-o", "mode=vxlan", "--subnet", "10.200.2.0/24", "both")
+        host.agent.start()
+        own_one = "network both is not here: this host has one of its own of that name"
+        wait_for("the agent to tell", lambda: own_one in host.agent.log.read_text(), 20)
+        assert "not found on host host2" in shop.docker("network", "connect", "both", "shop-two").err
+        refused = shop.docker("run", "--network", "both", "--label", AT_TWO, "busybox", "true")
+        assert "network both" in refused.err
+        assert shop.ok("network", "inspect", "-f", "{{len .Containers}}", "both") == "0"
+        warned = shop.fleet.qnet("doctor", check=False).stdout
+        assert "network both of the cluster is not on host2" in warned
+    finally:
+        host.docker("rm", "-f", "own")
+        host.docker("network", "rm", host.docker("network", "ls", "-q", "--filter", "driver=bridge", "--filter",
+                                                 "name=^both$").stdout.strip())  # fmt: skip
+    wait_for("the agent to make it", lambda: "qnet" in host.docker("network", "ls", "--filter", "name=both").stdout, 20)
+    wait_for("the front to know", lambda: shop.docker("network", "connect", "both", "shop-two").status == 0, 20)
+    assert shop.ok("network", "inspect", "-f", "{{range .Containers}}{{.Name}}{{end}}", "both") == "shop-two"
+    shop.ok("rm", "-f", "shop-two")
+    shop.ok("network", "rm", "both")
 
 
 def test_images_belong_to_who_brought_them(clients: dict[str, Client]) -> None:
