@@ -20,6 +20,7 @@ MAX_HEAD = 1 << 20  # bytes, as Go's servers take
 MAX_BODY = 2 << 20  # of what is read whole
 MAX_AHEAD = 64 << 10  # of what a client sends before it has its answer
 HEAD_TIME = 30.0  # seconds that a head may take from its first byte on
+BODY_TIME = 60.0  # and a body that is read whole
 END = b"\r\n\r\n"
 CONTINUE, SWITCHING, NO_CONTENT, NOT_MODIFIED = 100, 101, 204, 304
 JSON = "application/json"
@@ -105,7 +106,7 @@ class Peer:
         if not data:
             return b""
         found = bytearray(data)
-        async with _deadline():
+        async with _deadline("head", HEAD_TIME):
             start = 0
             while (place := found.find(END, start)) < 0:
                 start = max(0, len(found) - len(END))
@@ -128,12 +129,12 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def _deadline() -> AsyncIterator[None]:
+async def _deadline(what: str, seconds: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(HEAD_TIME):
+        async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise Malformed(f"the head did not come within {HEAD_TIME:g} s", 408) from error
+        raise Malformed(f"the {what} of the request did not come within {seconds:g} s", 408) from error
 
 
 class Message:
@@ -275,6 +276,11 @@ class Request(Message):
             raise Malformed("the request's target is no URL") from error
         self.path = (target.path or b"/").decode("latin-1")
         self.query_text = (target.query or b"").decode("latin-1")
+
+    async def content(self, most: int = MAX_BODY) -> bytes:
+        """As `Message.content`, and nobody sends it for ever."""
+        async with _deadline("body", BODY_TIME):
+            return await super().content(most)
 
     def _too_long(self, most: int) -> QnetError:
         return Malformed(f"the body has more than {most >> 20} MiB", 413)

@@ -207,6 +207,40 @@ def test_a_body_that_is_read_whole_has_a_limit() -> None:
     with_peer(request_head("POST", "/", [("Content-Length", "1001")]) + bytes(1001), body)
 
 
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_that_is_read_whole_does_not_come_for_ever(monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
+    """Nobody holds what it has sent by a byte a minute. One that passes by may take its time."""
+    monkeypatch.setattr("scheduler.gateway.http.BODY_TIME", 0.05)
+    field = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "1000")
+    sent = request_head("POST", "/", [field]) + (chunk(b"{") if chunked else b"{")
+
+    async def body(peer: Peer) -> None:
+        with pytest.raises(Malformed, match=r"the body of the request did not come within 0\.05 s") as refused:
+            await (await first(peer)).content()
+        assert refused.value.status == 408
+
+    async def passes_by(peer: Peer) -> None:
+        request = await first(peer)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                [_ async for _ in request.body()]
+
+    with_peer(sent, body, end=False)
+    with_peer(sent, passes_by, end=False)
+
+
+def test_an_answer_that_is_read_whole_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.gateway.http.BODY_TIME", 0.05)
+
+    async def body(peer: Peer) -> None:
+        answer = Answer(peer, await peer.head(), "GET")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await answer.content()
+
+    with_peer(answer_head(200, {"Content-Length": "8"}) + b"c", body, end=False)
+
+
 def test_headers_that_stand_there_twice_are_both_handed_on() -> None:
     async def body(peer: Peer) -> None:
         request = await first(peer)

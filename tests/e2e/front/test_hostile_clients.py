@@ -97,12 +97,15 @@ def test_one_byte_after_the_other(fleet: Fleet) -> None:
         assert answer(client).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_head_that_never_ends_is_given_up(fleet: Fleet) -> None:
+def test_what_never_ends_is_given_up(fleet: Fleet) -> None:
     began = time.monotonic()
-    with connected(fleet) as client:
-        client.sendall(GET)
-        assert answer(client).startswith(b"HTTP/1.1 408 ")
-    assert 20 < time.monotonic() - began < 40
+    with connected(fleet) as head, connected(fleet) as body:
+        head.sendall(GET)
+        body.sendall(CREATE + b"Content-Length: 9\r\n\r\n{")
+        assert answer(head).startswith(b"HTTP/1.1 408 ")
+        assert 20 < time.monotonic() - began < 40
+        assert answer(body).startswith(b"HTTP/1.1 408 ")
+    assert 50 < time.monotonic() - began < 75
 
 
 def test_many_that_say_nothing_keep_nobody_waiting(fleet: Fleet) -> None:
