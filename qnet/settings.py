@@ -228,7 +228,10 @@ class Scheduler(msgspec.Struct, frozen=True):
             unit="seconds",
         ),
     ] = 86400
-    timeout: Annotated[float, says("How long an engine may take to answer.", 1, 600, unit="seconds")] = 60.0
+    timeout: Annotated[
+        float,
+        says("How long an engine may take to answer; the front gives changes and `df` 600 s.", 1, 600, unit="seconds"),
+    ] = 60.0
     pull_timeout: Annotated[float, says("How long a pull may go on without a word.", 1, 3600, unit="seconds")] = 120.0
     audit: Annotated[str, says("The file that every change is written to. Empty: the log.")] = ""
     strategy: Annotated[

@@ -84,21 +84,37 @@ class Services:
         return next((one for one in found if one.state == "ready" and not one.trouble), found[0])
 
     async def every(
-        self, x: Exchange, method: str, target: str, hosts: Iterable[Machine] | None = None
+        self,
+        x: Exchange,
+        method: str,
+        target: str,
+        hosts: Iterable[Machine] | None = None,
+        *,
+        whole: bool = False,
     ) -> dict[str, Any]:
         """What the engines of all hosts, or of some, answer to the same request, by the hosts' names. A host that does
-        not answer is left out.
+        not answer is left out of what is read, but for what makes sense as a `whole` only, and never of a change.
 
         Raises:
-            Refused: all engines that answer refuse.
+            Refused, Unavailable: all engines refuse, or do not answer; or some, and none may be left out.
+            ClientGone: nobody waits for the whole any more.
         """
-        asked = self.hosts(x.caller) if hosts is None else list(hosts)
-        found, failed = await self.upstreams.each(asked, lambda host: self.upstreams.call(host, method, target))
+        asked, whole = self.hosts(x.caller) if hosts is None else list(hosts), whole or method != "GET"
+        asking = self.upstreams.each(asked, lambda host: self.upstreams.call(host, method, target))
+        found, failed = await (x.watched(asking) if whole else asking)
         for name, error in failed.items():
             logger.warning("host %s: %s %s: %s", name, method, target.partition("?")[0], error)
         refused = [error for error in failed.values() if isinstance(error, Refused)]
         if not found and failed:
             raise refused[0] if refused else next(iter(failed.values()))
+        if failed and whole:
+            error = _partly(sorted(found), failed)
+            if method != "GET":
+                kind, _, did = x.path.strip("/").partition("/")
+                self.note(
+                    x, f"{kind.removesuffix('s')} {did}", where=", ".join(sorted(found)), result=f"refused: {error}"
+                )
+            raise error
         return dict(sorted(found.items()))
 
     async def choose(self, x: Exchange, what: str, **fields: Any) -> Machine:
@@ -185,7 +201,7 @@ class Services:
 
     # -- changes ---------------------------------------------------------------------------------------------
 
-    def note(self, x: Exchange, did: str, what: str, where: str = "", result: str = "done") -> None:
+    def note(self, x: Exchange, did: str, what: str = "", where: str = "", result: str = "done") -> None:
         """Write a change into the audit log."""
         self.audit.note(x.caller.who, did, what[:256], x.caller.tenant, where, result)
 
@@ -201,6 +217,19 @@ class Services:
         """Begin nothing more."""
         self._crew.shutdown(wait=False, cancel_futures=True)
         self.upstreams.close()
+
+
+def _partly(done: Iterable[str], failed: Mapping[str, QnetError]) -> QnetError:
+    """Which hosts did not do what the others have done, and why."""
+    whys = (str(why) if isinstance(why, Unavailable) else f"host {name}: {why}" for name, why in sorted(failed.items()))
+    text = f"{'; '.join(whys)}; it went well on {', '.join(done)}"
+    refused = [why for why in failed.values() if isinstance(why, Refused)]
+    return Refused(refused[0].status, text) if len(refused) == len(failed) else Unavailable(text)
+
+
+def late(hosts: Iterable[Machine], found: Mapping[str, Any]) -> list[str]:
+    """A warning for each host that is left out of an answer."""
+    return [f"{host.name}: it does not answer, and is left out" for host in hosts if host.name not in found]
 
 
 def filters_of(x: Exchange) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from scheduler.gateway.containers import Containers
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.images import Images
 from scheduler.gateway.routes import Route
-from scheduler.gateway.services import Services
+from scheduler.gateway.services import Services, late
 from scheduler.gateway.volumes import Volumes
 from scheduler.model import Machine
 
@@ -129,6 +129,7 @@ class System:
             told |= {"Containers": taken.running, "ContainersRunning": running, "ContainersPaused": 0}
             told |= {"ContainersStopped": len(mine) - running, "Images": 0, "Name": "qnet", "ID": "qnet"}
         else:
+            told["Warnings"] = [*(told.get("Warnings") or ()), *late(self._s.hosts(x.caller), found)] or None
             told["Labels"] = [
                 *(told.get("Labels") or ()),
                 *map(self._of, sorted(self._s.view.machines(), key=lambda one: one.name)),
@@ -147,7 +148,7 @@ class System:
 
     async def df(self, x: Exchange) -> None:
         """What takes disks."""
-        found = await self._s.every(x, "GET", x.target("system", "df"))
+        found = await self._s.every(x, "GET", x.target("system", "df"), whole=True)
         told: dict[str, Any] = {"LayersSize": sum(int(one.get("LayersSize") or 0) for one in found.values())}
         told["Images"] = self._images.merged(x, {name: one.get("Images") or [] for name, one in found.items()})
         told["Containers"] = [

@@ -22,6 +22,7 @@ from scheduler.streams import Hangups, Stream, Tls, connect, connect_unix
 
 KEPT, WARM = 16, 2  # idle connections to each host: at most, and made ahead
 AT_ONCE = 64  # hosts that are asked at a time
+LONG = 600.0  # seconds for what takes an engine as long as its disks do
 MOST = 512 << 20  # bytes of an engine's answer that is read whole
 BAD, GONE = 400, 404
 
@@ -76,11 +77,18 @@ class Upstreams:
 
     async def answered(self, host: Machine, method: str, path: str, data: bytes = b"") -> tuple[Answer, bytes]:
         """An engine's answer, whatever it says, with its whole body. Raises Unavailable: it does not come in time."""
+        patience = self._patience(method, path)
         try:
-            async with asyncio.timeout(self._timeout), self.asked(host, method, path, data) as answer:
+            async with asyncio.timeout(patience), self.asked(host, method, path, data) as answer:
                 return answer, await answer.content(MOST)
         except TimeoutError as error:
-            raise Unavailable(f"host {host.name} did not answer within {self._timeout:g} s") from error
+            raise Unavailable(f"host {host.name} did not answer within {patience:g} s") from error
+
+    def _patience(self, method: str, path: str) -> float:
+        """Seconds for an answer. What is known is told at once, but changes, and counting what takes disks, take long:
+        an engine goes on with them though nobody waits any more."""
+        quick = method == "GET" and not path.partition("?")[0].endswith("/system/df")
+        return self._timeout if quick else LONG
 
     async def each(
         self, hosts: Iterable[Machine], ask: Callable[[Machine], Awaitable[T]]

@@ -10,7 +10,7 @@ from scheduler.callers import Forbidden
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import dumps
 from scheduler.gateway.routes import Route
-from scheduler.gateway.services import Services, filters_of, filters_text, labelled, take_hosts, total
+from scheduler.gateway.services import Services, filters_of, filters_text, labelled, late, take_hosts, total
 from scheduler.gateway.upstream import Missing, Refused
 from scheduler.model import Machine
 
@@ -44,6 +44,7 @@ class Volumes:
             used = {name for one in self._s.view.containers() for name in one.volumes}
             volumes = [one for one in volumes if one.get("Scope") != GLOBAL or one["Name"] not in used]
         warnings = [one for told in found.values() for one in told.get("Warnings") or ()]
+        warnings += [] if x.caller.tenant else late(hosts, found)
         await x.answer(200, {"Volumes": volumes, "Warnings": warnings or None})
 
     async def merged(self, x: Exchange, found: Mapping[str, Any]) -> list[dict[str, Any]]:

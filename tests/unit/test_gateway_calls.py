@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, cast
 
@@ -11,13 +12,19 @@ import msgspec
 import pytest
 
 from qnet import schema
-from qnet.errors import QnetError
+from qnet.errors import QnetError, Unavailable
 from scheduler.callers import Caller
+from scheduler.gateway.builds import Builds
+from scheduler.gateway.containers import Containers
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Request, request_head
+from scheduler.gateway.images import Images
 from scheduler.gateway.networks import Networks
+from scheduler.gateway.server import status_of
 from scheduler.gateway.services import Services
+from scheduler.gateway.system import System
 from scheduler.gateway.upstream import Refused, Upstreams
+from scheduler.gateway.volumes import Volumes
 from scheduler.known import Cluster
 from scheduler.model import Container, Machine, Net, Network
 from scheduler.runs import Runs
@@ -45,6 +52,7 @@ class Engines:
         found = self.answers.get((host.name, what), Refused(404, "not found"))
         if isinstance(found, QnetError):
             raise found
+        found = found(path) if callable(found) else found
         return msgspec.json.decode(msgspec.json.encode(found))
 
     def close(self) -> None:
@@ -57,7 +65,7 @@ class Asked(Exchange):
     def __init__(self, caller: Caller, method: str, target: str, body: object = None, **args: str) -> None:
         request = Request(cast(Any, None), request_head(method, target, ()))
         super().__init__(request, cast(Any, None), caller, cast(Any, None), {})
-        self.args, self._sent = args, body
+        self.args, self._sent, self.path = args, body, target
         self.relayed_to: list[tuple[str, str]] = []
         self.told: Any = None
 
@@ -66,6 +74,9 @@ class Asked(Exchange):
 
     async def answer(self, status: int, value: object = None, headers: object = None) -> None:
         self.told = (status, value)
+
+    async def watched(self, work: Any) -> Any:
+        return await work
 
     async def relay(self, host: Machine, target: str, *_: Any) -> int:
         self.relayed_to.append((host.name, target))
@@ -85,6 +96,7 @@ class Front:
         self.put(CONTAINERS, "c1", C1)
         self.view.start()
         known, none = Cluster(self.store, self.view), cast(Any, None)
+        known.start()
         runs = Runs(none, self.view, none, known, 0, 0)
         upstreams = cast(Upstreams, self.engines)
         self.services = Services(self.view, none, runs, none, known, upstreams, cast(Any, self), Random(0))
@@ -105,6 +117,7 @@ def front() -> Iterator[Front]:
     made = Front()
     yield made
     made.services.close()
+    made.services.known.close()
     made.view.close()
     made.store.close()
 
@@ -134,3 +147,90 @@ def test_a_network_has_no_containers_of_one_that_only_has_its_name(front: Front)
     status, told = front.do(inspect, Asked(SHOP, "GET", "/networks/web", id="web")).told
     assert (status, told["Id"], list(told["Containers"])) == (200, WEB.id, ["c1"])
     assert told["Labels"]["qnet.host"] == "host1"
+
+
+# -- all hosts ---------------------------------------------------------------------------------------------------------
+
+AWAY = Unavailable("host host2 did not answer within 600 s")
+PARTS: Mapping[str, Callable[[Services], Any]] = {
+    "/containers/prune": lambda services: Containers(services, cast(Any, None)),
+    "/images/prune": Images,
+    "/networks/prune": Networks,
+    "/volumes/prune": Volumes,
+    "/build/prune": lambda services: Builds(services, cast(Any, None)),
+}
+
+
+@pytest.mark.parametrize("path", PARTS)
+@pytest.mark.parametrize(
+    ("error", "status", "why"),
+    [
+        (AWAY, 503, "host host2 did not answer within 600 s; it went well on host1"),
+        (
+            Refused(409, "a prune operation is already running"),
+            409,
+            "host host2: a prune operation is already running;",
+        ),
+    ],
+)
+def test_a_host_that_prunes_nothing_is_named(front: Front, path: str, error: QnetError, status: int, why: str) -> None:
+    front.engines.answers = {("host1", f"POST {path}"): {}, ("host2", f"POST {path}"): error}
+    x = Asked(ANN, "POST", path)
+    with pytest.raises(QnetError, match=why) as caught:
+        front.do(PARTS[path](front.services).prune, x)
+    assert status_of(caught.value) == status
+    kind = path.split("/")[1].removesuffix("s")
+    assert [(note[1], note[4], note[5].partition(":")[0]) for note in front.notes] == [
+        (f"{kind} prune", "host1", "refused")
+    ]
+
+
+def test_what_takes_disks_is_told_of_all_hosts_or_not_at_all(front: Front) -> None:
+    none = cast(Any, None)
+    system = System(front.services, none, none, none)
+    front.engines.answers = {("host1", "GET /system/df"): {}, ("host2", "GET /system/df"): AWAY}
+    with pytest.raises(Unavailable, match="host host2 did not answer"):
+        front.do(system.df, Asked(ANN, "GET", "/system/df"))
+    assert not front.notes
+
+
+def test_a_host_that_is_left_out_is_warned_of(front: Front) -> None:
+    system = System(front.services, cast(Any, None), Images(front.services), cast(Any, None))
+    front.engines.answers = {("host1", "GET /info"): {}, ("host2", "GET /info"): AWAY, ("host1", "GET /volumes"): {}}
+    warned = ["host2: it does not answer, and is left out"]
+    assert front.do(system.info, Asked(ANN, "GET", "/info")).told[1]["Warnings"] == warned
+    assert front.do(Volumes(front.services).all, Asked(ANN, "GET", "/volumes")).told[1]["Warnings"] == warned
+    del front.engines.answers["host2", "GET /info"]
+    front.engines.answers["host2", "GET /info"] = {}
+    front.engines.answers |= {(host, "GET /images/json"): [] for host in ("host1", "host2")}
+    assert not front.do(system.info, Asked(ANN, "GET", "/info")).told[1]["Warnings"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "slow"),
+    [
+        ("GET", "/v1.41/containers/json", False),
+        ("GET", "/v1.41/info?x=/system/df", False),
+        ("GET", "/v1.41/system/df", True),
+        ("GET", "/system/df?type=volume", True),
+        ("POST", "/v1.41/images/prune?filters=x", True),
+        ("POST", "/v1.41/containers/create?name=a", True),
+        ("POST", "/v1.41/images/a/tag", True),
+        ("DELETE", "/v1.41/images/a", True),
+    ],
+)
+def test_what_takes_an_engine_long_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str, slow: bool
+) -> None:
+    monkeypatch.setattr("scheduler.gateway.upstream.LONG", 0.2)
+    upstreams = object.__new__(Upstreams)
+    upstreams._timeout = 0.05
+
+    @asynccontextmanager
+    async def asked(*_: object) -> AsyncIterator[None]:
+        await asyncio.sleep(5)
+        yield
+
+    upstreams.asked = asked  # type: ignore[method-assign,assignment]
+    with pytest.raises(Unavailable, match="host h did not answer within 0.2 s" if slow else "within 0.05 s"):
+        asyncio.run(upstreams.call(Machine(name="h", cpus=1, memory=1), method, path))
