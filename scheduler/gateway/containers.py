@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
+from string import ascii_letters, digits
 from typing import Any
 
 import msgspec
@@ -35,6 +37,7 @@ from scheduler.translate import TENANT, cpus
 
 DOWN = "Host down"
 EXECS = 100_000
+ONE = ascii_letters + digits
 CREATED = 201
 RELAYED = (
     ("GET", "top"),
@@ -97,15 +100,18 @@ class Containers:
             hosts = [host for host in hosts if host.name in mine]
         borders = await self._borders(x, filters)
         filters["network"] = self._s.network_names(x.caller, filters.get("network", ()))
-        query = {"filters": filters_text(filters), **({"limit": ""} if borders else {})}
+        names, limit = filters.get("name", []), x.request.parameter("limit")
+        most = int(limit) if limit.isdigit() else 0
+        query = {"filters": filters_text({**filters, "name": [*names, *_short(names)]})}
+        query |= {"limit": "", "all": "1"} if most and (borders or names) else {}
         path = x.target("containers", "json", query=query)
         found = await self._s.every(x, "GET", path, hosts=hosts) if hosts else {}
         entries = [self.shown(entry, host) for host, listed in found.items() for entry in listed]
         entries = [entry for entry in entries if all(inside(entry["Created"]) for inside in borders)]
+        entries = [entry for entry in entries if any(_matches(names, name) for name in entry["Names"])]
         entries += self._unreachable(filters, found.keys(), hosts, x)
         entries.sort(key=lambda entry: -entry["Created"])
-        limit = x.request.parameter("limit")
-        await x.answer(200, entries[: int(limit)] if limit.isdigit() and int(limit) else entries)
+        await x.answer(200, entries[: most or None])
 
     async def _borders(self, x: Exchange, filters: dict[str, list[str]]) -> list[Callable[[int], bool]]:
         """`before` and `since` name containers that other hosts do not have."""
@@ -356,14 +362,28 @@ def _named(one: Container, what: str, values: list[str]) -> bool:
     if what == "label":
         labels = {**one.labels, TENANT: one.tenant}
         return all(has_label(labels, value) for value in values)
-    text = one.name if what == "name" else one.id
-    if not values:
-        return True
-    try:
-        # RE2, as engines: a pattern of a tenant's must not stop the front
-        return any(re2.compile(value.removeprefix("^/").removeprefix("/"), QUIET).search(text) for value in values)
-    except re2.error:
-        return False
+    if what == "name":
+        return _matches(values, f"/{one.name}")
+    return not values or any(one.id.startswith(value) for value in values)
+
+
+def _matches(patterns: Collection[str], name: str) -> bool:
+    """Whether a container is asked for by its name, as engines look: with the slash before it, and without."""
+    for pattern in patterns:
+        try:
+            # RE2, as engines: a pattern of a tenant's must not stop the front
+            search = re2.compile(pattern, QUIET).search
+        except re2.error:
+            continue
+        if search(name) or search(name.removeprefix("/")):
+            return True
+    return not patterns
+
+
+def _short(patterns: Collection[str]) -> list[str]:
+    """What names those containers of one character on their engines that are asked for."""
+    found = [re.escape(called(one)) for one in ONE if patterns and _matches(patterns, f"/{one}")]
+    return [f"^/({'|'.join(found)})$"] if found else []
 
 
 def _remembered(one: Container) -> dict[str, Any]:

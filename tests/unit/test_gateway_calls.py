@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 import pytest
+import re2
 
 from qnet import schema
 from qnet.errors import QnetError, Unavailable
@@ -29,6 +32,7 @@ from scheduler.known import Cluster
 from scheduler.model import Container, Machine, Net, Network
 from scheduler.runs import Runs
 from scheduler.translate import ID
+from scheduler.translate import NAME as NAME_LABEL
 from scheduler.view import ALIVE, CONTAINERS, MACHINES, NETWORKS, View, key
 from tests.store.memory import MemoryStore
 
@@ -147,6 +151,57 @@ def test_a_network_has_no_containers_of_one_that_only_has_its_name(front: Front)
     status, told = front.do(inspect, Asked(SHOP, "GET", "/networks/web", id="web")).told
     assert (status, told["Id"], list(told["Containers"])) == (200, WEB.id, ["c1"])
     assert told["Labels"]["qnet.host"] == "host1"
+
+
+# -- names of containers -----------------------------------------------------------------------------------------------
+
+
+def engine_lists(asked: str, *names: str) -> list[dict[str, Any]]:
+    """What an engine of Docker 20.10 lists of containers of these names, filtered by a request's filters (Go's regular
+    expressions are RE2 too). One of the fleet says its real name by a label."""
+    query = dict(parse_qsl(asked.partition("?")[2]))
+    patterns = [one for one in json.loads(query.get("filters", "{}")).get("name", {}) if one != "("]
+    listed = []
+    for number, name in enumerate(names):
+        real = name.removesuffix(".qnet") if len(name) == 6 else name
+        if not patterns or any(re2.search(one, f"/{name}") or re2.search(one, name) for one in patterns):
+            labels = {NAME_LABEL: real} if name != "b.qnet" else {}
+            listed.append({"Id": name, "Names": [f"/{name}"], "Labels": labels, "Created": 100 - number})
+    most = int(query.get("limit", "0"))
+    return listed[: most or None]
+
+
+@pytest.mark.parametrize("caller", [ANN, SHOP])
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        ([], ["a", "ab", "b.qnet", "qnet", "Z"]),
+        (["a"], ["a", "ab"]),
+        (["^a$"], ["a"]),
+        (["^/a$"], ["a"]),
+        (["/a"], ["a", "ab"]),
+        (["^[a-z]$"], ["a"]),
+        (["^(a|ab)$"], ["a", "ab"]),
+        (["^/?[aZ]$"], ["a", "Z"]),
+        (["^Z$", "^ab$"], ["ab", "Z"]),
+        (["qnet"], ["b.qnet", "qnet"]),
+        (["^a.qnet$"], []),
+        ([r"^b\.qnet$"], ["b.qnet"]),  # made by hand, it is called that
+        (["^b$"], []),
+        (["(", "^a$"], ["a"]),
+    ],
+)
+def test_containers_are_found_by_the_names_that_they_have_here(
+    front: Front, caller: Caller, patterns: list[str], found: list[str]
+) -> None:
+    there = ("a.qnet", "ab", "b.qnet", "qnet", "Z.qnet")
+    front.engines.answers["host2", "GET /containers/json"] = lambda path: engine_lists(path, *there)
+    front.engines.answers["host1", "GET /containers/json"] = []
+    handler = Containers(front.services, cast(Any, None)).all
+    for most in (0, 1, 3):
+        query = {"filters": json.dumps({"name": patterns}), **({"limit": str(most)} if most else {})}
+        status, told = front.do(handler, Asked(caller, "GET", f"/containers/json?{urlencode(query)}")).told
+        assert (status, [name[1:] for one in told for name in one["Names"]]) == (200, found[: most or None])
 
 
 # -- all hosts ---------------------------------------------------------------------------------------------------------

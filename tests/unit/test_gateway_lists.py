@@ -16,8 +16,12 @@ from tests.store.memory import MemoryStore
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"), [("(a+)+$", False), ("^/a+-$", True), ("a-", True), ("(", False), ("b", False)]
-)
+    ("pattern", "found"),
+    [
+        ("(a+)+$", False), ("^/a+-$", True), ("^a+-$", True), ("a-", True), ("/a", True), ("(", False), ("b", False),
+        ("^/a-$", False), ("^a-$", False), ("/a-", False), ("a$", False),
+    ],
+)  # fmt: skip
 def test_patterns_are_engines_and_cannot_stop_the_front(pattern: str, found: bool) -> None:
     one = Container(name="a" * 60 + "-", host="host1", tenant="shop", image="busybox")
     assert _named(one, "name", [pattern]) is found

@@ -152,6 +152,8 @@ docker ps --filter name=$P
 docker stop -t 0 $P-a >/dev/null
 docker ps --filter name=$P
 docker ps -a --filter name=$P --format '{{.Names}} {{.Status}}'
+for n in "^$P-a$" "^/$P-a$" "/$P-a" "^$P-$" "^/$P$" "$P-a$" "^[a-z0-9]*-a$" "($P"; do docker ps -a --filter "name=$n" --format '{{.Names}}'; done
+docker ps -n 1 --filter "name=^$P-a$" --format '{{.Names}}'
 docker ps -a --filter name=$P --filter exited=137 -q
 docker ps -aq --no-trunc --filter name=$P
 docker ps --filter nosuch=1

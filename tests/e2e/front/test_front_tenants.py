@@ -105,6 +105,18 @@ def test_each_sees_its_own(clients: dict[str, Client]) -> None:
     assert shop.ok("info", "--format", "{{.Containers}}") == "1"
 
 
+def test_a_name_of_one_character_is_found_by_it(clients: dict[str, Client]) -> None:
+    """Its engine calls it `a.qnet`."""
+    shop, evil, ops = clients["shop"], clients["evil"], clients["ops"]
+    shop.ok("create", "--network", "shop-net", "--name", "a", "busybox", "true")
+    for words, found in (("name=^a$", "a"), ("name=^/a$", "a"), ("name=qnet", ""), ("name=^a.qnet$", "")):
+        for client in (shop, ops):
+            assert client.ok("ps", "-a", "--filter", words, "--format", "{{.Names}}") == found, words
+            assert client.ok("ps", "-l", "--filter", words, "--format", "{{.Names}}") == found, words
+        assert evil.ok("ps", "-a", "--filter", words, "--format", "{{.Names}}") == ""
+    shop.ok("rm", "a")
+
+
 def test_nobody_touches_anothers(clients: dict[str, Client]) -> None:
     """Every call that names something, with what is another tenant's, by name, id and beginning of the id."""
     shop, evil = clients["shop"], clients["evil"]
