@@ -90,6 +90,7 @@ def replica(config: Settings) -> Replica:
         while not stopping.is_set():
             try:
                 view.start()
+                known.start()
                 keeper.start()
                 reconciler.start()
                 systemd.report()
@@ -109,6 +110,7 @@ def replica(config: Settings) -> Replica:
         keeper.close()
         engines.close()
         addresses.close()
+        known.close()
         view.close()
         store.close()
 

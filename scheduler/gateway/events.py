@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -17,7 +18,9 @@ from scheduler.gateway.http import Broken, dumps
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, take_hosts
 from scheduler.gateway.upstream import BAD, MOST, Refused, message_of
+from scheduler.gateway.volumes import SHARED
 from scheduler.model import Machine
+from scheduler.networks import DRIVER
 from scheduler.translate import TENANT
 
 logger = logging.getLogger(__name__)
@@ -195,9 +198,29 @@ class Events:
         kind = event.get("Type")
         if kind == "container":
             return bool(told.get(TENANT) == tenant)
-        if kind == "network":
-            network = self._s.view.network(str(told.get("name")))
-            return network is not None and network.tenant == tenant
-        if kind == "volume":
-            return await self._s.work(self._s.known.volume_tenant, str(event["Actor"].get("ID"))) == tenant
+        name = str(told.get("name") if kind == "network" else event["Actor"].get("ID"))
+        if kind == "network" and told.get("type") == DRIVER and self._is_there(told[HOST_LABEL], name, event):
+            return await self._owners(kind, name, event) == {tenant}
+        if kind == "volume" and told.get("driver") == SHARED:
+            return await self._owners(kind, name, event) == {tenant}
         return False
+
+    def _is_there(self, host: str, name: str, event: Mapping[str, Any]) -> bool:
+        """Whether containers there can be on the cluster's network: a host's own of that name its agent leaves out."""
+        if event.get("Action") not in ("connect", "disconnect"):
+            return True
+        with suppress(QnetError):
+            return name in self._s.view.machine(host).networks
+        return False
+
+    async def _owners(self, kind: str, name: str, event: Mapping[str, Any]) -> Set[str]:
+        """Whose a network or volume is. When an engine tells of its end, nothing else tells any more whose it was; if
+        several had that name, it may have been any one's."""
+        if event.get("Action") == "destroy":
+            return self._s.known.owners(kind, name)
+        if kind == "volume":
+            now = await self._s.work(self._s.known.volume_tenant, name)
+        else:
+            network = self._s.view.network(name)
+            now = network.tenant if network else None
+        return {now} if now is not None else self._s.known.owners(kind, name)

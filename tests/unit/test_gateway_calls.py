@@ -16,9 +16,12 @@ import re2
 
 from qnet import schema
 from qnet.errors import QnetError, Unavailable
+from qnet.schema import VolumeRecord
+from qnet.store.base import Delete, Txn
 from scheduler.callers import Caller
 from scheduler.gateway.builds import Builds
 from scheduler.gateway.containers import Containers
+from scheduler.gateway.events import Events
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Request, request_head
 from scheduler.gateway.images import Images
@@ -202,6 +205,83 @@ def test_containers_are_found_by_the_names_that_they_have_here(
         query = {"filters": json.dumps({"name": patterns}), **({"limit": str(most)} if most else {})}
         status, told = front.do(handler, Asked(caller, "GET", f"/containers/json?{urlencode(query)}")).told
         assert (status, [name[1:] for one in told for name in one["Names"]]) == (200, found[: most or None])
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+def heard(front: Front, kind: str, action: str, name: str, host: str = "host1", **told: str) -> list[str]:
+    """The tenants that hear an event, when all is known that the store has."""
+    revision = front.store.range(schema.ROOT, limit=1).revision
+    assert all(cache.wait(revision, 5) for cache in front.services.known._caches)
+    drivers = {"network": {"name": name, "type": "qnet"}, "volume": {"driver": "sharedfs"}}
+    attributes = {**drivers[kind], "qnet.host": host, **told}
+    event = {"Type": kind, "Action": action, "Actor": {"ID": name, "Attributes": attributes}}
+    events = Events(front.services)
+
+    async def mine(tenant: str) -> bool:
+        return await events._mine(Asked(Caller(f"tenant {tenant}", tenant=tenant), "GET", "/events"), event)
+
+    return [tenant for tenant in ("shop", "evil") if asyncio.run(mine(tenant))]
+
+
+def volume(front: Front, name: str, tenant: str) -> None:
+    record = VolumeRecord(name=name, id=tenant, tenant=tenant, pool="p", since="", ready=True)
+    front.store.put(schema.volume_key(name), schema.encode(record))
+
+
+def gone(front: Front, where: str) -> None:
+    front.store.txn(Txn((), (Delete(where),)))
+    front.view.catch_up()
+
+
+def test_a_tenant_hears_that_its_network_is_gone(front: Front) -> None:
+    assert heard(front, "network", "create", "web") == heard(front, "network", "connect", "web") == ["shop"]
+    assert heard(front, "network", "destroy", "web") == ["shop"]  # of a host that has the cluster's no more
+    gone(front, key(NETWORKS, "web"))
+    assert heard(front, "network", "destroy", "web") == heard(front, "network", "disconnect", "web") == ["shop"]
+    assert heard(front, "network", "destroy", "nosuch") == []
+
+
+def test_nobody_hears_of_what_only_has_the_name(front: Front) -> None:
+    volume(front, "data", "shop")
+    for action in ("create", "connect", "disconnect", "destroy"):
+        assert heard(front, "network", action, "web", type="bridge") == []
+        assert heard(front, "volume", action, "data", driver="local") == []
+    for action in ("connect", "disconnect"):
+        assert heard(front, "network", action, "web", "host2") == heard(front, "network", action, "web", "host9") == []
+
+
+def test_a_tenant_hears_that_its_volume_is_gone(front: Front) -> None:
+    volume(front, "data", "shop")
+    assert heard(front, "volume", "mount", "data") == heard(front, "volume", "destroy", "data") == ["shop"]
+    gone(front, schema.volume_key("data"))
+    assert heard(front, "volume", "destroy", "data") == heard(front, "volume", "unmount", "data") == ["shop"]
+
+
+def test_of_an_end_nobody_hears_that_may_be_anothers(front: Front) -> None:
+    volume(front, "data", "shop")
+    gone(front, schema.volume_key("data"))
+    volume(front, "data", "evil")
+    assert heard(front, "volume", "create", "data") == heard(front, "volume", "mount", "data") == ["evil"]
+    assert heard(front, "volume", "destroy", "data") == []
+    gone(front, key(NETWORKS, "web"))
+    front.put(NETWORKS, "web", msgspec.structs.replace(WEB, tenant="evil"))
+    front.view.catch_up()
+    assert heard(front, "network", "connect", "web") == ["evil"]
+    assert heard(front, "network", "destroy", "web") == []
+
+
+def test_those_whose_things_are_gone_are_remembered_within_bounds(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.known.GONE", 2)
+    for name in ("v1", "v2", "v3", "v4", "v2"):
+        volume(front, name, "shop")
+        gone(front, schema.volume_key(name))
+    volume(front, "v5", "shop")
+    known = {name: bool(heard(front, "volume", "destroy", name)) for name in ("v1", "v2", "v3", "v4", "v5")}
+    assert known == {"v1": False, "v2": True, "v3": False, "v4": True, "v5": True}
 
 
 # -- all hosts ---------------------------------------------------------------------------------------------------------

@@ -309,6 +309,37 @@ def test_events_are_its_own(clients: dict[str, Client]) -> None:
     assert "evil" not in told
 
 
+def test_each_hears_of_the_end_of_its_own(clients: dict[str, Client], tmp_path: Path) -> None:
+    """Whose a network or a volume was nothing tells any more when its event comes."""
+    shop, evil = clients["shop"], clients["evil"]
+    words = ("events", "--filter", "type=network", "--filter", "type=volume")
+    files = [tmp_path / f"{client.name}.events" for client in (shop, evil)]
+    with files[0].open("wb") as one, files[1].open("wb") as other:
+        hearing = [shop.side.popen(*words, stdout=one), evil.side.popen(*words, stdout=other)]
+    try:
+        for client, file in zip((shop, evil), files, strict=True):
+            wait_for("events", lambda client=client, file=file: heard(client, file), 20)  # type: ignore[misc]
+        shop.ok("network", "create", "-d", "qnet", "-o", "mode=vxlan", "--subnet", "10.200.3.0/24", "ends")
+        shop.ok("volume", "create", "-d", "sharedfs", "ends")
+        shop.ok("network", "rm", "ends")
+        shop.ok("volume", "rm", "ends")
+        ends = ("network destroy", "volume destroy ends")
+        wait_for("the ends", lambda: all(end in files[0].read_text() for end in ends), 10)
+    finally:
+        for process in hearing:
+            process.kill()
+            process.wait()
+    assert "network destroy" in shop.ok(*words, "--since", "60s", "--until", "0s")
+    assert "ends" not in files[1].read_text()
+
+
+def heard(client: Client, file: Path) -> bool:
+    """Whether a client's stream has begun."""
+    client.ok("volume", "create", "-d", "sharedfs", f"{client.name}-mark")
+    client.ok("volume", "rm", f"{client.name}-mark")
+    return "mark" in file.read_text()
+
+
 def test_quotas_hold_whatever_the_way(clients: dict[str, Client]) -> None:
     shop = clients["shop"]
     shop.fleet.qnet("tenant", "set", "shop", "--cpus", "1", "--memory", "512M", "--containers", "4")
