@@ -110,7 +110,8 @@ class Networks:
     def remove(self, name: str, tenant: str) -> None:
         """Have no host have it any more. Raises NotFound, Conflict: containers are on it."""
         network = self._find(name, tenant)
-        users = sorted(one.name for one in self._view.containers() if name in one.networks)
+        has = {one.name for one in self._view.machines() if name in one.networks}  # others may have one of their own
+        users = sorted(one.name for one in self._view.containers() if name in one.networks and one.host in has)
         if users:
             more = f" and {len(users) - SHOWN} more" if len(users) > SHOWN else ""
             raise Conflict(f"network {name} has containers: {', '.join(users[:SHOWN])}{more}")
