@@ -18,6 +18,7 @@ from scheduler import translate
 from scheduler.ask import NAME, Asked, Known, Wish, ask, with_addresses
 from scheduler.commit import Desk
 from scheduler.engines import Engines, ImageMissing
+from scheduler.feasible import canonical
 from scheduler.model import Container, Machine, Request
 from scheduler.place import Verdict
 from scheduler.rules import HOST
@@ -233,8 +234,19 @@ class Runs:
         return self.confirm(placed, created, running=run.start)
 
     def _pull(self, run: Run, host: Machine, image: str) -> None:
-        for _ in self._engines.pull(host, image, run.auth, run.platform):
-            pass
+        """What nobody has is a tenant's that brings it before it is there: by a name without rights it would be for
+        all."""
+        rights = self._view.rights(canonical(image))
+        fresh = not (run.operator or rights or self._view.told(image)) and self._view.sees(run.tenant, image)
+        if fresh:
+            self._desk.grant(run.tenant, image, made=False)
+        try:
+            for _ in self._engines.pull(host, image, run.auth, run.platform):
+                pass
+        except QnetError:
+            if fresh:
+                self._desk.revoke(run.tenant, image)
+            raise
 
     def up(self, container: Container) -> Machine:
         """A container's host. Raises Unavailable: it is down."""

@@ -222,6 +222,11 @@ class View:
         rights = self.rights(canonical(image))
         return tenant in rights or not (rights or image.startswith("sha256:") or "@" in image)
 
+    def told(self, image: str) -> set[str]:
+        """The hosts, up or not, that have told that they have an image of that name."""
+        name = canonical(image)
+        return {one.name for one in self.machines() if name in self.vitals(one.name).images}
+
     def replicas(self) -> frozenset[str]:
         """The processes that place."""
         with self._lock:

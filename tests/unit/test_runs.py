@@ -126,6 +126,29 @@ def test_an_image_is_pulled_on_the_chosen_host_only_with_the_callers_credentials
     assert "nosuch" in world.refused(asked("a4", container={"Image": "nosuch/z"}))[1]
 
 
+def test_what_a_tenants_run_pulls_is_its_own(world: World) -> None:
+    """Before it is there; not what operators have, nor what could not be pulled."""
+    world.tenant("shop")
+    world.caller, seen = SHOP, list[dict[str, bool]]()
+    world.engines.fault = lambda step: seen.append(dict(world.view.rights("private/x:1"))) if step == "pull" else None
+    for name, image in (("a1", "private/x:1"), ("a2", "nosuch/y:1"), ("a3", "busybox")):
+        world.call("POST", "/v1/runs", asked(name, network="shop", container={"Image": image}))
+    world.view.catch_up()
+    assert seen[0] == world.view.rights("private/x:1") == {"shop": False}
+    assert world.view.rights("nosuch/y:1") == world.view.rights("busybox:latest") == {}
+    assert not world.view.sees("lab", "private/x:1")
+
+
+def test_what_operators_have_stays_for_all_though_a_tenants_run_pulls_it(world: World) -> None:
+    world.tenant("shop")
+    world.caller = SHOP
+    world.store.put(key(VITALS, "host3"), schema.encode(Vitals(images=frozenset({"nginx:1"}))))
+    world.view.catch_up()
+    world.call("POST", "/v1/runs", asked("a1", network="shop", container={"Image": "nginx:1"}, pull="always"))
+    assert world.engines.pulled
+    assert world.view.rights("nginx:1") == {}
+
+
 def test_all_networks_of_a_container_get_their_addresses(world: World) -> None:
     world.network("two", "10.5.0.0/24")
     nets = {"web": {"driver": "qnet", "pools": (f"default/{SUBNET}",)}, "two": {"pools": ("default/10.5.0.0/24",)}}
