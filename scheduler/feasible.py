@@ -35,9 +35,12 @@ def tagged(image: str) -> str:
 
 
 def canonical(image: str) -> str:
-    """An image's name as engines list it, of any of the ways to write it."""
+    """An image's name as engines list it, of any of the ways to write it. Beside a digest, a tag says nothing."""
     for host in ("docker.io/", "index.docker.io/"):
         image = image.removeprefix(host)
+    name, at, digest = image.partition("@")
+    if at and ":" in name.rpartition("/")[2]:
+        image = f"{name.rpartition(':')[0]}@{digest}"
     return tagged(image.removeprefix("library/") if not image.startswith("sha256:") else image)
 
 

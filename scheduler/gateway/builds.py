@@ -40,10 +40,10 @@ class Builds:
         """Build an image. It is on that host: containers of it go there, unless it is pushed."""
         named = [value for name, value in x.request.query if name == "t"] if x.caller.tenant else []
         for image in named:
-            await self._images.check_making(x, image, made=True)
+            await self._images.rights.check_making(x, image, made=True)
         host = await self._host(x, self._rules(x))
         for image in named:
-            await self._s.work(self._s.desk.grant, x.caller.tenant, image, made=True)
+            await self._images.rights.give(x.caller, image)
         status = await x.relay(host, x.target("build"))
         names = ", ".join(value for name, value in x.request.query if name == "t")
         self._s.note(x, "build", names, host.name, "done" if status == 200 else f"refused: {status}")

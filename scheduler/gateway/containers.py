@@ -274,13 +274,13 @@ class Containers:
             await x.relay(host, target)
             return
         image = joined(x.request.parameter("repo"), x.request.parameter("tag"))
-        await self._images.check_making(x, image, made=True)
+        await self._images.rights.check_making(x, image, made=True)
         body = policy.container(await x.json())
         async with self._s.upstreams.asked(host, "POST", target, dumps(body)) as answer:
             content = await answer.content()
             if answer.status == CREATED:
                 for name in filter(None, (image, str(msgspec.json.decode(content)["Id"]))):
-                    await self._s.work(self._s.desk.grant, x.caller.tenant, name, made=True)
+                    await self._images.rights.give(x.caller, name)
             await x.hand(answer, content)
 
     # -- exec ------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ import msgspec
 from qnet.errors import Exhausted, InvalidRequest, NotFound, QnetError, Unavailable
 from qnet.tenants import DEFAULT
 from scheduler.ask import BUILT_IN, CONTAINER, NAME, Asked
-from scheduler.feasible import canonical, tagged
 from scheduler.gateway.containers import in_use
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Answer, dumps
+from scheduler.gateway.images import Images
+from scheduler.gateway.rights import ID
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import Services
 from scheduler.gateway.upstream import GONE, Missing, Refused, message_of
@@ -31,8 +32,9 @@ ENGINES_ID = re.compile("[0-9a-f]{64}")
 class Creation:
     """See the module."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, images: Images) -> None:
         self._s = services
+        self._images = images
 
     def routes(self) -> list[Route]:
         """The one call."""
@@ -48,9 +50,7 @@ class Creation:
         try:
             await self._free(x, name)
             if x.caller.tenant:
-                body["Image"] = canonical(str(body.get("Image") or ""))
-            if not self._s.sees(x.caller, str(body.get("Image") or "")):
-                raise Missing(f"No such image: {tagged(str(body.get('Image') or ''))}")
+                body["Image"] = await self._images.usable(x, str(body.get("Image") or ""))
             hosts = set[str]()
             body = await self._by_name(x, body, hosts)
             beside = await self._beside(x, body, hosts)
@@ -221,13 +221,16 @@ class Creation:
         return None
 
     async def _holders(self, x: Exchange, image: str) -> frozenset[str]:
-        """The hosts that have an image that is in no registry."""
+        """The hosts that have an image that is in no registry, or that is named by its id."""
 
         async def ask(host: Machine) -> Any:
             return await self._s.upstreams.call(host, "GET", f"/images/{image}/json")
 
         found, _ = await self._s.upstreams.each(self._s.hosts(x.caller), ask)
-        return frozenset(name for name, told in found.items() if not told.get("RepoDigests"))
+        begin = ID + image.removeprefix(ID)
+        return frozenset(
+            name for name, told in found.items() if not told.get("RepoDigests") or told["Id"].startswith(begin)
+        )
 
     async def _connect(self, x: Exchange, host: Machine, network: str, created: str, settings: object) -> None:
         body = {"Container": created, "EndpointConfig": settings}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -13,6 +14,7 @@ from scheduler.ask import IMAGE
 from scheduler.callers import Forbidden
 from scheduler.feasible import canonical
 from scheduler.gateway.exchange import Exchange
+from scheduler.gateway.rights import ID, NONE, Due, Rights, names_of, tags_of
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, labelled, take_hosts, total
 from scheduler.gateway.spreading import Spreading
@@ -20,7 +22,9 @@ from scheduler.gateway.upstream import BAD, GONE, Missing, Refused
 from scheduler.model import Machine
 
 AUTH = "x-registry-auth"
-ID = "sha256:"
+BEGINNING = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")  # of an id, or a name
+FULL = 64  # digits of an id
+REPO = re.compile(r"(:[^/:@]+|@.+)$")  # what follows it
 
 
 class Images:
@@ -28,6 +32,7 @@ class Images:
 
     def __init__(self, services: Services) -> None:
         self._s = services
+        self.rights = Rights(services)
 
     def routes(self) -> list[Route]:
         """All of `/images`, and the registry's."""
@@ -75,9 +80,11 @@ class Images:
             return images
         mine = []
         for entry in images:
-            tags = [tag for tag in entry.get("RepoTags") or () if self._s.sees(x.caller, tag)]
-            if tags or self._s.sees(x.caller, entry["Id"]):
-                mine.append({**entry, "RepoTags": tags, "RepoDigests": []})
+            if self.rights.sees(x.caller, entry):
+                tags, digests = self.rights.names(x.caller, entry)
+                if not tags and not digests:
+                    tags, digests = [f"{NONE}:{NONE}"], [f"{NONE}@{NONE}"]
+                mine.append({**entry, "RepoTags": tags, "RepoDigests": digests})
         return mine
 
     # -- one of them -----------------------------------------------------------------------------------------
@@ -88,6 +95,11 @@ class Images:
         Raises:
             Missing: none has.
         """
+        found = await self._found(x, image, every=every)
+        return [host for host in self._s.hosts(x.caller) if host.name in found]
+
+    async def _found(self, x: Exchange, image: str, *, every: bool = False) -> dict[str, dict[str, Any]]:
+        """The same, by the hosts' names, with what each tells of it."""
         hosts = self._s.hosts(x.caller)
         known = [host for host in hosts if canonical(image) in self._s.view.vitals(host.name).images]
         likely = [] if every else known
@@ -95,32 +107,41 @@ class Images:
             found, failed = await self._s.upstreams.each(
                 some, lambda host: self._s.upstreams.call(host, "GET", x.target("images", image, "json", query={}))
             )
-            has = [host for host in hosts if host.name in found]
             if x.caller.tenant:
-                has = [host for host in has if self._told_sees(x, image, found[host.name])]
-            if has:
-                return has
+                found = {name: told for name, told in found.items() if self.rights.sees(x.caller, told, image)}
+            if found:
+                return found
             strange = [error for error in failed.values() if isinstance(error, Refused) and error.status != GONE]
             if strange:
                 raise strange[0]
         raise Missing(f"No such image: {canonical(image) if not image.startswith(ID) else image}")
 
-    async def _holding(self, x: Exchange, image: str) -> list[Machine]:
-        try:
-            return await self.holders(x, image, every=True)
-        except Missing:
-            return []
+    async def asked(self, x: Exchange, image: str) -> str:
+        """The image that a caller names. Of a tenant's there is one way only to say it, as engines know more: its name,
+        or all of its id. The beginning of an id is looked for among what the tenant sees. Raises Missing."""
+        beginning = BEGINNING.fullmatch(image)
+        if x.caller.operator or not beginning:
+            return canonical(image) if x.caller.tenant else image
+        if len(beginning[1]) == FULL:
+            return ID + beginning[1]
+        seen = self.merged(x, await self._s.every(x, "GET", f"{x.version}/images/json"))
+        ids = [str(entry["Id"]) for entry in seen if entry["Id"].startswith(ID + beginning[1])]
+        if len(ids) == 1 and not any(canonical(image) in entry["RepoTags"] for entry in seen):
+            return ids[0]
+        if image.startswith(ID):
+            raise Missing(f"No such image: {image}")
+        return canonical(image)
 
-    def _told_sees(self, x: Exchange, image: str, told: Mapping[str, Any]) -> bool:
-        """A tenant sees what it has brought, by the name under which it did, or by the image's own."""
-        tags = told.get("RepoTags") or ()
-        if canonical(image) in tags:
-            return self._s.sees(x.caller, image)
-        return self._s.sees(x.caller, str(told["Id"])) or any(self._s.sees(x.caller, tag) for tag in tags)
+    async def usable(self, x: Exchange, image: str) -> str:
+        """The same of one that a container is to be made of. Raises Missing: the caller may not use it."""
+        image = await self.asked(x, image)
+        if not self._s.sees(x.caller, image):
+            await self._found(x, image)
+        return image
 
     async def inspect(self, x: Exchange) -> None:
         """All of one, as the first host that has it tells."""
-        image = self._asked(x)
+        image = await self.asked(x, x.args["image"])
         has = await self.holders(x, image)
         names = ",".join(host.name for host in has)
 
@@ -128,27 +149,29 @@ class Images:
             if isinstance(found.get("Config"), dict):
                 labelled(found["Config"], names)
             if x.caller.tenant:
-                found["RepoTags"] = [tag for tag in found.get("RepoTags") or () if self._s.sees(x.caller, tag)]
+                found["RepoTags"], found["RepoDigests"] = self.rights.names(x.caller, found)
             return found
 
         await x.rewritten(has[0], x.target("images", image, "json"), shown)
 
-    def _asked(self, x: Exchange, name: str = "") -> str:
-        """The image of a request. Of a tenant's there is one way only to say it: engines know more."""
-        image = name or x.args["image"]
-        return canonical(image) if x.caller.tenant else image
-
     async def history(self, x: Exchange) -> None:
         """What it was made of."""
-        image = self._asked(x)
+        image = await self.asked(x, x.args["image"])
         has = await self.holders(x, image)
-        await x.relay(has[0], x.target("images", image, "history"))
+
+        def shown(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            for layer in layers:
+                layer["Tags"] = self.rights.names(x.caller, {"RepoTags": layer.get("Tags")})[0] or None
+            return layers
+
+        target = x.target("images", image, "history")
+        await (x.rewritten(has[0], target, shown) if x.caller.tenant else x.relay(has[0], target))
 
     async def push(self, x: Exchange) -> None:
         """Bring it to its registry, from a host that has it."""
         image = joined(x.args["image"], x.request.parameter("tag"))
         try:
-            has = await self.holders(x, self._asked(x, image))
+            has = await self.holders(x, canonical(image) if x.caller.tenant else image)
         except Missing:
             if x.caller.tenant:
                 raise
@@ -172,13 +195,13 @@ class Images:
 
     async def save(self, x: Exchange) -> None:
         """One image as a tar file."""
-        image = self._asked(x)
+        image = await self.asked(x, x.args["image"])
         has = await self.holders(x, image)
         await x.relay(has[0], x.target("images", image, "get", query={"names": ""}))
 
     async def save_several(self, x: Exchange) -> None:
         """Several, from a host that has all of them."""
-        names = [self._asked(x, value) for name, value in x.request.query if name == "names" and value]
+        names = [await self.asked(x, value) for name, value in x.request.query if name == "names" and value]
         if not names:
             raise Missing("no image is named", 400)
         has = [await self.holders(x, name, every=True) for name in names]
@@ -201,7 +224,7 @@ class Images:
         if x.caller.tenant:
             if source not in ("", "-") or not image:
                 raise Forbidden("hosts fetch nothing for a tenant: give the name of an image, or send it")
-            await self.check_making(x, image, made=bool(source))
+            await self.rights.check_making(x, image, made=bool(source))
             image = canonical(image)
             name = {"repo": image, "fromImage": ""} if source else {"fromImage": image, "repo": ""}
             target = x.target("images", "create", query={**name, "tag": ""})
@@ -214,78 +237,54 @@ class Images:
             status = await x.relay(hosts[0], target)
             self._s.note(x, did, image, hosts[0].name, _result(status))
             return
-        if x.caller.tenant and not source and not self._s.view.rights(image) and self._anywhere(image):
-            has = {one.name for one in await self._holding(x, image)}  # operators': a tenant moves none of their names
-            hosts = [host for host in hosts if host.name not in has]
-            if not hosts:
-                await x.answer(200, {"status": f"Status: Image is up to date for {image}"})
-                return
+        foreign = x.caller.tenant and not source and not self._s.view.rights(image)
+        has = await self.rights.there(x, image) if foreign else set[str]()
+        hosts = [host for host in hosts if host.name not in has]  # operators': a tenant moves none of their names
+        if not hosts:
+            await x.answer(200, {"status": f"Status: Image is up to date for {image}"})
+            return
+        due = self.rights.due(x.caller, image, made=bool(source), operators=bool(has))
         headers = {AUTH: x.request.headers[AUTH]} if AUTH in x.request.headers else {}
-        await self._everywhere(x, Spreading(self._s.upstreams, hosts, target, headers), did, image)
+        await self._everywhere(x, Spreading(self._s.upstreams, hosts, target, headers), did, image, due)
 
     async def load(self, x: Exchange) -> None:
         """Load images on all hosts."""
         if not self._s.powers(x.caller):
             raise Forbidden("docker load is for trusted tenants, as its names cannot be checked: pull from a registry")
-        hosts = self._s.hosts(x.caller)
+        hosts, target = self._s.hosts(x.caller), x.target("images", "load")
         if len(hosts) == 1:
-            await x.relay(hosts[0], x.target("images", "load"))
+            await x.relay(hosts[0], target)
             return
-        spreading = Spreading(self._s.upstreams, hosts, x.target("images", "load"), {})
+        spreading = Spreading(self._s.upstreams, hosts, target, {})
         await self._everywhere(x, spreading, "image load")
 
-    async def _everywhere(self, x: Exchange, spreading: Spreading, did: str, image: str = "") -> None:
-        """A tenant has the right to what it brings before it is there: until then, nobody else may see it either. To
-        what is there, it has one when its pull has gone well, and so was its to make."""
-        made, tenant = did != "image pull", x.caller.tenant
-        rights, there = self._s.view.rights(canonical(image)), self._anywhere(image)
-        fresh = bool(tenant and image) and tenant not in rights and (made or bool(rights) or "@" in image or not there)
-        early = fresh and (made or not (rights or there))
+    async def _everywhere(self, x: Exchange, spreading: Spreading, did: str, image: str = "", due: Due = "") -> None:
+        """Bring something to hosts; a tenant has its right to it when that is due."""
+        made = did != "image pull"
 
         async def finish() -> None:
-            if fresh and not early:
-                await self._s.work(self._s.desk.grant, tenant, image, made=made)
+            if due == "after":
+                await self.rights.give(x.caller, image, made=made)
 
-        if early:
-            await self._s.work(self._s.desk.grant, tenant, image, made=made)
+        if due == "before":
+            await self.rights.give(x.caller, image, made=made)
         try:
             await spreading.answer(x, finish)
         finally:
-            if early and not spreading.done:
-                self._s.later(self._s.work(self._s.desk.revoke, tenant, image))
+            if due == "before" and not spreading.done:
+                self._s.later(self._s.work(self._s.desk.revoke, x.caller.tenant, image))
             self._s.note(x, did, image, ", ".join(spreading.done), "done" if spreading.done else "refused")
-
-    async def check_making(self, x: Exchange, image: str, *, made: bool) -> None:
-        """Whether a tenant may bring something under a name. Raises Forbidden."""
-        if x.caller.tenant and image:
-            rights = self._s.view.rights(canonical(image))
-            others = [theirs for tenant, theirs in rights.items() if tenant != x.caller.tenant]
-            not_its_own = not rights.get(x.caller.tenant) and (others or self._anywhere(image))
-            if any(others) or (made and not_its_own):
-                raise Forbidden(f"image {image[:64]}: somebody else's image has that name: choose another")
-
-    def _away(self, x: Exchange, image: str) -> bool:
-        """Whether a host that is not up has it."""
-        up = {one.name for one in self._s.hosts(x.caller)}
-        return bool(self._told(image) - up)
-
-    def _anywhere(self, image: str) -> bool:
-        return bool(self._told(image))
-
-    def _told(self, image: str) -> set[str]:
-        """The hosts, up or not, that have told that they have it."""
-        name, view = canonical(image), self._s.view
-        return {one.name for one in view.machines() if name in view.vitals(one.name).images}
 
     async def tag(self, x: Exchange) -> None:
         """Another name, on every host that has the image."""
-        image, source = joined(x.request.parameter("repo"), x.request.parameter("tag")), self._asked(x)
-        await self.check_making(x, image, made=True)
+        image = joined(x.request.parameter("repo"), x.request.parameter("tag"))
+        await self.rights.check_making(x, image, made=True)
+        source = await self.asked(x, x.args["image"])
         first, *others = await self.holders(x, source, every=True)
         query = {"repo": canonical(image), "tag": ""} if x.caller.tenant else None
         target = x.target("images", source, "tag", query=query)
         if x.caller.tenant:
-            await self._s.work(self._s.desk.grant, x.caller.tenant, image, made=True)
+            await self.rights.give(x.caller, image)
         for host in others:
             await self._s.upstreams.call(host, "POST", target)
         status = await x.relay(first, target, b"")
@@ -295,25 +294,43 @@ class Images:
     async def remove(self, x: Exchange) -> None:
         """Remove an image from every host that has it. A tenant gives up its right; what nobody else has one to goes,
         and only then the right: without any, it would be for all."""
-        image = self._asked(x)
-        has = await self.holders(x, image, every=True)
+        image = await self.asked(x, x.args["image"])
+        there = await self._found(x, image, every=True)
+        gone = [one for name in self._own(x, image, there) for one in await self._remove(x, name, there)]
+        await x.answer(200, list({msgspec.json.encode(one): one for one in gone}.values()))
+
+    def _own(self, x: Exchange, image: str, there: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """What goes with an image: of one that a tenant names by its id, the names that it has brought."""
+        if x.caller.operator or not image.startswith(ID):
+            return [image]
+        names = {name for told in there.values() for name in names_of(told)} - {image}
+        own = sorted(self.rights.brought(x.caller, names))
+        if len({REPO.sub("", name) for name in own}) > 1 and x.request.parameter("force") not in ("1", "true"):
+            what = f"conflict: unable to delete {image[len(ID) :][:12]} (must be forced)"
+            raise Refused(409, f"{what} - image is referenced in multiple repositories")
+        return own or [image]
+
+    async def _remove(self, x: Exchange, name: str, there: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+        rights = self._s.view.rights(canonical(name))
         if x.caller.tenant:
-            alone = self._s.view.rights(image).keys() == {x.caller.tenant} and not image.startswith(ID)
-            if not alone:
-                await self._s.work(self._s.desk.revoke, x.caller.tenant, image)
-                await x.answer(200, [{"Untagged": image}])
-                return
+            others = name.startswith(ID) and any(tags_of(told) for told in there.values())
+            if others or rights.keys() != {x.caller.tenant}:
+                await self._s.work(self._s.desk.revoke, x.caller.tenant, name)
+                return [{"Untagged": name}]
+        hosts = [host for host in self._s.hosts(x.caller) if host.name in there]
         found, failed = await self._s.upstreams.each(
-            has, lambda host: self._s.upstreams.call(host, "DELETE", x.target("images", image))
+            hosts, lambda host: self._s.upstreams.call(host, "DELETE", x.target("images", name))
         )
-        self._s.note(x, "image remove", image, ", ".join(found), "done" if found else "refused")
+        self._s.note(x, "image remove", name, ", ".join(found), "done" if found else "refused")
         refused = [error for error in failed.values() if not (isinstance(error, Refused) and error.status == GONE)]
         if refused:
             raise refused[0]
-        if x.caller.tenant and not self._away(x, image):
-            await self._s.work(self._s.desk.revoke, x.caller.tenant, image)
-        gone = {msgspec.json.encode(one): one for told in found.values() for one in told or ()}
-        await x.answer(200, list(gone.values()))
+        gone = [one for told in found.values() for one in told or ()]
+        if not await self.rights.there(x, name):
+            for image in {canonical(name), *(one["Deleted"] for one in gone if "Deleted" in one)}:
+                for tenant in list(self._s.view.rights(image)):
+                    await self._s.work(self._s.desk.revoke, tenant, image)
+        return gone
 
     async def prune(self, x: Exchange) -> None:
         """Remove what no container uses, on every host."""

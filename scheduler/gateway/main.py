@@ -86,6 +86,14 @@ def build(made: Replica, config: Settings) -> tuple[Services, System, Router]:
     images = Images(services)
     containers, volumes = Containers(services, images), Volumes(services)
     system = System(services, containers, images, volumes)
-    parts = (system, Creation(services), containers, images, Networks(services), volumes, Builds(services, images))
+    parts = (
+        system,
+        Creation(services, images),
+        containers,
+        images,
+        Networks(services),
+        volumes,
+        Builds(services, images),
+    )
     router = Router([route for part in (*parts, Events(services)) for route in part.routes()], services.any_host)
     return services, system, router
