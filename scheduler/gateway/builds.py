@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -11,12 +14,18 @@ from qnet.errors import Exhausted, InvalidRequest
 from scheduler.callers import Forbidden
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.images import Images
+from scheduler.gateway.rights import tags_of
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import Services, filters_of, filters_text, take_hosts, total
+from scheduler.gateway.spreading import Spreading
 from scheduler.model import Machine
 from scheduler.rules import CONSTRAINT, parse
 
 BUILD = "build"
+HEADERS = ("content-type", "x-registry-config")
+BUILT = re.compile(r"sha256:[0-9a-f]{64}\n?")
+PULLS = "/events?" + urlencode({"filters": '{"type":["image"],"event":["pull"]}'})
+LOOK, MOMENT = 1.0, 0.2  # seconds
 
 
 class Builds:
@@ -33,24 +42,87 @@ class Builds:
             Route("POST", "/build/prune", "fanned out", self.prune),
             Route("POST", "/build/cancel", "one host", self._pinned),
             Route("POST", "/session", "one host", self._pinned),
-            Route("POST", "/grpc", "one host", self._pinned),
+            Route("POST", "/grpc", "one host", self.grpc),
         ]
 
     async def build(self, x: Exchange) -> None:
-        """Build an image. It is on that host: containers of it go there, unless it is pushed."""
-        named = [value for name, value in x.request.query if name == "t"] if x.caller.tenant else []
-        for image in named:
+        """Build an image. It is on that host: containers of it go there, unless it is pushed. It is the tenant's by the
+        names that are asked for, or by its id."""
+        names = [value for name, value in x.request.query if name == "t" and value]
+        for image in names:
             await self._images.rights.check_making(x, image, made=True)
         host = await self._host(x, self._rules(x))
-        for image in named:
+        for image in names if x.caller.tenant else ():
             await self._images.rights.give(x.caller, image)
-        status = await x.relay(host, x.target("build"))
-        names = ", ".join(value for name, value in x.request.query if name == "t")
-        self._s.note(x, "build", names, host.name, "done" if status == 200 else f"refused: {status}")
+        result = "refused"
+        try:
+            if x.caller.tenant and not names:
+                result = await self._nameless(x, host)
+            else:
+                status = await x.relay(host, x.target("build"))
+                result = "done" if status == 200 else f"refused: {status}"
+        finally:
+            self._s.note(x, "build", ", ".join(names), host.name, result)
+
+    async def _nameless(self, x: Exchange, host: Machine) -> str:
+        """What an engine tells of the image's id decides whose it is."""
+        built, quiet = list[str](), x.request.parameter("q") in ("1", "true")
+
+        async def heard(told: dict[str, Any]) -> None:
+            aux, text = told.get("aux"), str(told.get("stream"))
+            if isinstance(aux, dict) and "ID" in aux:  # classic builds tell it of each step
+                built.append(str(aux["ID"]))
+            elif quiet and BUILT.fullmatch(text):
+                built.append(text.strip())
+
+        async def finish() -> None:
+            await self._images.rights.claim(x, built[-1:])
+
+        headers = {name: x.request.headers[name] for name in HEADERS if name in x.request.headers}
+        spreading = Spreading(self._s.upstreams, [host], x.target("build"), headers, heard)
+        await spreading.answer(x, finish)
+        return "done" if spreading.done else "refused"
 
     async def _pinned(self, x: Exchange) -> None:
         host = await self._host(x, {})
         await x.relay(host, x.target(*x.path.strip("/").split("/")))
+
+    async def grpc(self, x: Exchange) -> None:
+        """BuildKit's own connection, which does not say what it builds: what its host has new meanwhile is the
+        tenant's, but for what somebody has pulled there."""
+        if x.caller.operator:
+            await self._pinned(x)
+            return
+        host, pulled = await self._host(x, {}), set[str]()
+        known = await self._images.rights.known(x)
+        relaying = asyncio.ensure_future(x.relay(host, x.target("grpc")))
+        tasks = (relaying, asyncio.ensure_future(self._pulls(host, pulled)))
+        try:
+            while True:
+                done = relaying.done()
+                names, ids = await self._on(host)
+                if new := names - known:
+                    await asyncio.sleep(MOMENT)  # a pull is told when its name is there already
+                    await self._images.rights.claim(x, new - pulled)
+                known |= names | ids
+                if done:
+                    break
+                await asyncio.wait([relaying], timeout=LOOK)
+            await relaying
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _on(self, host: Machine) -> tuple[set[str], set[str]]:
+        """The names of all images on a host, an id where there is none; and all ids."""
+        there = {str(one["Id"]): tags_of(one) for one in await self._s.upstreams.call(host, "GET", "/images/json")}
+        return {name for id_, tags in there.items() for name in tags or [id_]}, set(there)
+
+    async def _pulls(self, host: Machine, pulled: set[str]) -> None:
+        async with self._s.upstreams.asked(host, "GET", PULLS) as answer:
+            async for line in answer.lines():
+                pulled.add(str(msgspec.json.decode(line)["Actor"]["ID"]))
 
     async def _host(self, x: Exchange, labels: Mapping[str, str]) -> Machine:
         """One host for all that a client's process does for its builds: sessions, uploads, the build itself."""

@@ -25,6 +25,7 @@ AUTH = "x-registry-auth"
 BEGINNING = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")  # of an id, or a name
 FULL = 64  # digits of an id
 REPO = re.compile(r"(:[^/:@]+|@.+)$")  # what follows it
+LOADED = re.compile(r"^Loaded image(?: ID)?: (\S+)$", re.MULTILINE)
 
 
 class Images:
@@ -252,10 +253,16 @@ class Images:
         if not self._s.powers(x.caller):
             raise Forbidden("docker load is for trusted tenants, as its names cannot be checked: pull from a registry")
         hosts, target = self._s.hosts(x.caller), x.target("images", "load")
-        if len(hosts) == 1:
+        if len(hosts) == 1 and x.caller.operator:
             await x.relay(hosts[0], target)
             return
-        spreading = Spreading(self._s.upstreams, hosts, target, {})
+        known = await self.rights.known(x) if x.caller.tenant else ()
+
+        async def heard(told: Mapping[str, Any]) -> None:
+            await self.rights.claim(x, LOADED.findall(str(told.get("stream") or "")), known)
+
+        own = heard if x.caller.tenant else None
+        spreading = Spreading(self._s.upstreams, hosts, target, {}, own, lasting=bool(own))
         await self._everywhere(x, spreading, "image load")
 
     async def _everywhere(self, x: Exchange, spreading: Spreading, did: str, image: str = "", due: Due = "") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 from scheduler.callers import Caller, Forbidden
@@ -53,6 +53,15 @@ class Rights:
         gone = {host for host, error in failed.items() if isinstance(error, Refused) and error.status == GONE}
         return (told | found.keys()) - gone
 
+    async def known(self, x: Exchange) -> set[str]:
+        """The names and ids of all images of all hosts; of those that do not answer, what they have told."""
+        view, listed = self._s.view, await self._listed(x)
+        away = (view.vitals(one.name).images for one in view.machines() if one.name not in listed)
+        return set[str]().union(*away, *(names_of(one) for found in listed.values() for one in found))
+
+    async def _listed(self, x: Exchange) -> dict[str, list[dict[str, Any]]]:
+        return await self._s.every(x, "GET", f"{x.version}/images/json")
+
     # -- what becomes a tenant's -----------------------------------------------------------------------------
 
     async def check_making(self, x: Exchange, image: str, *, made: bool) -> None:
@@ -76,6 +85,14 @@ class Rights:
         """A tenant has a right from now on."""
         if self._s.view.rights(canonical(image)).get(caller.tenant) != made:
             await self._s.work(self._s.desk.grant, caller.tenant, image, made=made)
+
+    async def claim(self, x: Exchange, names: Iterable[str], known: Collection[str] = ()) -> None:
+        """What a tenant has made, as an engine tells afterwards, is its own; but no name of others, nor one that was
+        `known` before, and so operators'."""
+        for name in map(canonical, names):
+            has = self._s.view.rights(name).keys()
+            if name.startswith(ID) or has == {x.caller.tenant} or not (has or name in known):
+                await self.give(x.caller, name)
 
     async def _inspected(self, host: Machine, image: str) -> dict[str, Any]:
         return dict(await self._s.upstreams.call(host, "GET", f"/images/{image}/json"))

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from qnet.errors import QnetError
 from scheduler.gateway.exchange import Exchange, outcome_of
-from scheduler.gateway.http import dumps
+from scheduler.gateway.http import ClientGone, dumps
 from scheduler.gateway.upstream import BAD, MOST, Refused, Upstreams, message_of
 from scheduler.model import Machine
 from scheduler.streams import both
 
 LINES, PIECES = 64, 2  # that wait for a client, or for a host
 
+Heard = Callable[[dict[str, Any]], Awaitable[None]]
+
 
 class Spreading:
     """See the module. `done` and `failed`: the hosts, once it is over."""
 
-    def __init__(self, upstreams: Upstreams, hosts: Sequence[Machine], target: str, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        hosts: Sequence[Machine],
+        target: str,
+        headers: Mapping[str, str],
+        heard: Heard | None = None,
+        *,
+        lasting: bool = False,
+    ) -> None:
+        """`heard`: what is done with each line before the client has it. `lasting`: hosts that have all of the request
+        are heard to the end though the client is gone, as they go on."""
+        self._heard = heard
+        self._lasting = lasting
         self._upstreams = upstreams
         self._hosts = hosts
         self._target = target
@@ -28,6 +44,7 @@ class Spreading:
         self._told: asyncio.Queue[bytes] = asyncio.Queue(LINES)
         self._feeds = {host.name: asyncio.Queue[bytes](PIECES) for host in hosts}
         self._begun = False
+        self._details: dict[str, dict[str, Any]] = {}
         self.done: list[str] = []
         self.failed: dict[str, QnetError] = {}
 
@@ -54,7 +71,11 @@ class Spreading:
                     await finish()
                 for host, error in self.failed.items():
                     text = f"host {host}: {error}" if len(self._hosts) > 1 else str(error)
-                    await send(dumps({"errorDetail": {"message": text}, "error": text}))
+                    await send(dumps({"errorDetail": {**self._details.get(host, {}), "message": text}, "error": text}))
+        except ClientGone:
+            while self._lasting and not work.done() and await self._line(work):
+                pass
+            raise
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
@@ -76,7 +97,8 @@ class Spreading:
             await asyncio.wait([feeding, hosts], return_when=asyncio.FIRST_COMPLETED)
             if feeding.done():
                 await feeding
-                await x.watched(outcome_of(hosts))  # until all is sent, reading tells whether the client is there
+                if not self._lasting:  # until all is sent, reading tells whether the client is there
+                    await x.watched(outcome_of(hosts))
             await hosts
         finally:
             for task in (feeding, hosts):
@@ -103,7 +125,7 @@ class Spreading:
                     raise Refused(answer.status, message_of(await answer.content(MOST)))
                 self._begun = True
                 async for line in answer.lines():
-                    if told := self._of(line, host.name):
+                    if told := await self._of(line, host.name):
                         await self._told.put(told)
             if host.name not in self.failed:
                 self.done.append(host.name)
@@ -113,7 +135,7 @@ class Spreading:
             while not feed.empty():  # whoever waits to put something there goes on
                 feed.get_nowait()
 
-    def _of(self, line: bytes, host: str) -> bytes:
+    async def _of(self, line: bytes, host: str) -> bytes:
         """A line of progress, told apart from other hosts' lines about the same layer."""
         try:
             told = msgspec.json.decode(line)
@@ -123,7 +145,11 @@ class Spreading:
             return line
         if told.get("error"):
             self.failed[host] = Refused(500, str(told["error"]))
+            detail = told.get("errorDetail")
+            self._details[host] = detail if isinstance(detail, dict) else {}
             return b""
+        if self._heard:
+            await self._heard(told)
         if len(self._hosts) > 1:
             told["id"] = f"{host}: {told['id']}" if told.get("id") else host
         return dumps(told)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from scheduler.feasible import canonical
-from scheduler.gateway.http import Request
+from scheduler.gateway import builds
+from scheduler.gateway.http import Answer, Request
 from tests.store.memory import MemoryStore
 from tests.unit.front_world import Front, id_of
 
@@ -41,6 +42,128 @@ def says(front: Front, what: str, *lines: dict[str, Any], status: int = 200) -> 
 
     for engine in front.engines.values():
         engine.also = also
+
+
+# -- what becomes a tenant's -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_what_a_tenant_loads_is_its_own(hosts: int) -> None:
+    async def body(front: Front) -> None:
+        front.put(BASE, "busybox:latest")
+        front.desk.grant("evil", "evil/app:1", made=True)
+        told = ("shop/app:1", "docker.io/shop/more:2", "busybox:latest", "evil/app:1")
+        lines = [{"stream": f"Loaded image: {name}\n"} for name in told]
+        says(front, "/load", *lines, {"stream": f"Loaded image ID: {APP}\nLoaded image ID: {OTHER}\n"})
+        status, answered = await front.ask("shop", "POST", "/images/load", b"tar")
+        assert status == 200
+        assert len(answered) == 5 * hosts
+        for name in ("shop/app:1", "shop/more:2", APP, OTHER):
+            assert front.rights(name) == MADE, name
+        assert front.rights("busybox:latest") == {}
+        assert front.rights("evil/app:1") == {"evil": True}
+        assert (await front.ask("", "POST", "/images/load", b"tar"))[0] == 200
+
+    with_front(body, hosts)
+
+
+def test_a_tenant_has_what_it_loads_before_it_is_told() -> None:
+    async def body(front: Front) -> None:
+        says(front, "/load", {"stream": "Loaded image: shop/app:1\n"}, {"stream": "more"})
+        granted, grant = asyncio.Event(), front.desk.grant
+
+        def slow(*words: Any, **more: Any) -> None:
+            granted.set()
+            grant(*words, **more)
+
+        front.desk.grant = slow  # type: ignore[method-assign]
+        client = await front.open("shop", "POST", "/images/load", b"tar")
+        answer = Answer(client, await client.head(), "POST")
+        first = await anext(answer.lines())
+        assert granted.is_set()
+        assert b"Loaded" in first
+        client.close()
+
+    with_front(body)
+
+
+def test_what_a_tenant_loads_is_its_own_though_it_leaves() -> None:
+    async def body(front: Front) -> None:
+        going = asyncio.Event()
+        lines = [{"stream": "x" * 1000}] * 3000 + [{"stream": "Loaded image: shop/app:1\n"}]
+        says(front, "/load", *lines)
+        client = await front.open("shop", "POST", "/images/load", b"tar")
+        await client.read()
+        client.close()
+        going.set()
+        await front.services.until(lambda: bool(front.rights("shop/app:1")))
+        assert front.rights("shop/app:1") == MADE
+
+    with_front(body)
+
+
+@pytest.mark.parametrize(
+    ("query", "lines"),
+    [
+        ("", [{"aux": {"ID": OTHER}}, {"stream": "Step 2/2"}, {"aux": {"ID": APP}}, {"stream": "Successfully built"}]),
+        ("?version=2", [{"id": "moby.buildkit.trace", "aux": "CgA="}, {"id": "moby.image.id", "aux": {"ID": APP}}]),
+        ("?q=1", [{"stream": f"{APP}\n"}]),
+    ],
+)
+def test_a_build_without_a_name_is_the_tenants(query: str, lines: list[dict[str, Any]]) -> None:
+    async def body(front: Front) -> None:
+        says(front, "/build", *lines)
+        status, answered = await front.ask("shop", "POST", f"/build{query}", b"tar")
+        assert status == 200
+        assert answered == lines
+        assert front.rights(APP) == MADE
+        assert front.rights(OTHER) == {}
+
+    with_front(body)
+
+
+def test_no_words_of_a_build_give_rights_and_its_errors_are_whole() -> None:
+    async def body(front: Front) -> None:
+        error = {"errorDetail": {"code": 7, "message": "no"}, "error": "no"}
+        says(front, "/build", {"stream": f"{APP}\n"}, {"stream": f'"aux":{{"ID":"{APP}"}}'}, error)
+        _, answered = await front.ask("shop", "POST", "/build", b"tar")
+        assert answered[-1] == error
+        says(front, "/build", {"stream": f"{APP}\n"}, {"stream": f'"aux":{{"ID":"{APP}"}}'})
+        assert (await front.ask("shop", "POST", "/build", b"tar"))[0] == 200
+        assert front.rights(APP) == {}
+
+    with_front(body)
+
+
+def test_what_buildkits_connection_leaves_is_the_tenants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for what was there, what is somebody's, and what was pulled meanwhile."""
+    monkeypatch.setattr(builds, "LOOK", 0.02)
+
+    async def body(front: Front) -> None:
+        front.put(BASE, "busybox:latest")
+        front.put(OTHER, "ops/elsewhere:1", hosts="host2")
+        front.desk.grant("evil", "evil/app:1", made=True)
+        for engine in front.engines.values():
+            engine.also = lambda request, _: (101, None) if request.path.endswith("/grpc") else None
+        client = await front.open("shop", "POST", "/grpc", Connection="Upgrade", Upgrade="h2c")
+        assert Answer(client, await client.head(), "POST").status == 101
+        for engine in front.engines.values():
+            engine.told.put_nowait({"Actor": {"ID": "ops/new:1"}, "Action": "pull"})
+            engine.images[APP] = ["shop/app:1", "evil/app:1", "ops/new:1", "ops/elsewhere:1"]
+            engine.images[id_of("cc")] = ["<none>:<none>"]
+        await front.services.until(lambda: bool(front.rights("shop/app:1")))
+        assert front.rights("shop/app:1") == MADE
+        assert front.rights(id_of("cc")) == MADE
+        for engine in front.engines.values():
+            engine.images[id_of("dd")] = ["shop/last:1"]
+        client.close()
+        await front.services.until(lambda: bool(front.rights("shop/last:1")))
+        assert front.rights("shop/last:1") == MADE
+        assert front.rights("evil/app:1") == {"evil": True}
+        for name in ("ops/new:1", "ops/elsewhere:1", "busybox:latest", APP, BASE):
+            assert front.rights(name) == {}, name
+
+    with_front(body)
 
 
 # -- pulls -------------------------------------------------------------------------------------------------------
@@ -110,9 +233,11 @@ def test_what_was_removed_a_moment_ago_is_nobodys() -> None:
             del engine.images[id_of("ee")]
         says(front, "/images/create", {"status": "Done"})
         await front.ask("shop", "POST", "/images/create?fromImage=shop/one:1")
+        says(front, "/load", {"stream": "Loaded image: shop/two:1"})
+        await front.ask("shop", "POST", "/images/load", b"tar")
         assert (await front.ask("shop", "POST", "/images/busybox/tag?repo=shop/three&tag=1"))[0] == 201
         assert front.rights("shop/one:1") == PULLED
-        assert front.rights("shop/three:1") == MADE
+        assert front.rights("shop/two:1") == front.rights("shop/three:1") == MADE
 
     with_front(body)
 
