@@ -15,6 +15,7 @@ from qnet.errors import QnetError
 from scheduler.gateway.containers import renamed
 from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Broken, dumps
+from scheduler.gateway.rights import Rights
 from scheduler.gateway.routes import Route
 from scheduler.gateway.services import HOST_LABEL, Services, filters_of, filters_text, take_hosts
 from scheduler.gateway.upstream import BAD, MOST, Refused, message_of
@@ -141,8 +142,9 @@ def _offer(listener: asyncio.Queue[Event | None], event: Event | None) -> None:
 class Events:
     """See the module."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, rights: Rights) -> None:
         self._s = services
+        self._rights = rights
         self._topics: dict[tuple[str, ...], Topic] = {}
 
     def routes(self) -> list[Route]:
@@ -173,9 +175,11 @@ class Events:
         waiting = WAITING if shared else WAITING + HISTORY * len(hosts)  # that comes all at once
         listener: asyncio.Queue[Event | None] = asyncio.Queue(waiting)
         topic.listeners.add(listener)
+        kinds = filters.get("type")
         try:
             await topic.begun()
-            await x.watched(self._tell(x, listener))
+            images = await self._rights.own(x) if x.caller.tenant and (not kinds or "image" in kinds) else {}
+            await x.watched(self._tell(x, listener, images))
         finally:
             topic.listeners.discard(listener)
             if not topic.listeners:
@@ -183,21 +187,23 @@ class Events:
                 if self._topics.get(key) is topic:
                     del self._topics[key]
 
-    async def _tell(self, x: Exchange, listener: asyncio.Queue[Event | None]) -> None:
+    async def _tell(self, x: Exchange, listener: asyncio.Queue[Event | None], images: dict[str, bool]) -> None:
         async with x.stream() as send:
             while (found := await listener.get()) is not None:
                 event, data = found
                 if found is LOST:
                     raise Broken("the client was too slow: events are lost")
-                if not x.caller.tenant or await self._mine(x, event):
+                if not x.caller.tenant or await self._mine(x, event, images):
                     await send(data)
 
-    async def _mine(self, x: Exchange, event: dict[str, Any]) -> bool:
+    async def _mine(self, x: Exchange, event: dict[str, Any], images: dict[str, bool]) -> bool:
         """Whether an event is about something of the caller's tenant."""
         tenant, told = x.caller.tenant, event["Actor"]["Attributes"]
         kind = event.get("Type")
         if kind == "container":
             return bool(told.get(TENANT) == tenant)
+        if kind == "image":
+            return await self._rights.hears(x, event, images)
         name = str(told.get("name") if kind == "network" else event["Actor"].get("ID"))
         if kind == "network" and told.get("type") == DRIVER and self._is_there(told[HOST_LABEL], name, event):
             return await self._owners(kind, name, event) == {tenant}

@@ -95,5 +95,7 @@ def build(made: Replica, config: Settings) -> tuple[Services, System, Router]:
         volumes,
         Builds(services, images),
     )
-    router = Router([route for part in (*parts, Events(services)) for route in part.routes()], services.any_host)
+    router = Router(
+        [route for part in (*parts, Events(services, images.rights)) for route in part.routes()], services.any_host
+    )
     return services, system, router

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
+from qnet.errors import QnetError
 from scheduler.callers import Caller, Forbidden
 from scheduler.feasible import canonical
 from scheduler.gateway.exchange import Exchange
-from scheduler.gateway.services import Services
+from scheduler.gateway.services import HOST_LABEL, Services
 from scheduler.gateway.upstream import GONE, Refused
 from scheduler.model import Machine
 
 ID = "sha256:"
 NONE = "<none>"  # how engines list that there is no name
+COMING = ("load", "import", "create")
+MOMENT = 0.5  # seconds
 
 Due = Literal["", "before", "after"]
 
@@ -93,6 +97,37 @@ class Rights:
             has = self._s.view.rights(name).keys()
             if name.startswith(ID) or has == {x.caller.tenant} or not (has or name in known):
                 await self.give(x.caller, name)
+
+    # -- what a tenant hears ---------------------------------------------------------------------------------
+
+    async def own(self, x: Exchange) -> dict[str, bool]:
+        """The ids of what a tenant has brought, for `hears`."""
+        listed = (await self._listed(x)).values()
+        return {str(one["Id"]): True for found in listed for one in found if self.brought(x.caller, names_of(one))}
+
+    async def hears(self, x: Exchange, event: Mapping[str, Any], own: dict[str, bool]) -> bool:
+        """Whether an event is about something that a tenant has brought. Engines tell of what is tagged or pulled by
+        its name, of all else by its id: `own` has what is known of ids, and gets more."""
+        action, image, told = event.get("Action"), str(event["Actor"].get("ID")), event["Actor"]["Attributes"]
+        host, name = str(told[HOST_LABEL]), str(told.get("name")) if action == "tag" else image
+        if not name.startswith(ID):
+            mine = bool(self.brought(x.caller, (name,)))
+            if mine and not own.get(image):
+                own[image if action == "tag" else (await self._told_by(host, image)).get("Id", "")] = True
+            return mine
+        if action in COMING and image not in own:
+            there = names_of(await self._told_by(host, image))
+            if not self.brought(x.caller, there) and self._s.powers(x.caller):
+                await asyncio.sleep(MOMENT)  # its right is on its way, if this is what it loads
+            own[image] = bool(self.brought(x.caller, there))
+        return own.get(image, False) or bool(self.brought(x.caller, (image,)))
+
+    async def _told_by(self, host: str, image: str) -> dict[str, Any]:
+        """What a host tells of an image; nothing: it has none, or does not answer."""
+        try:
+            return await self._inspected(self._s.view.machine(host), image)
+        except QnetError:
+            return {}
 
     async def _inspected(self, host: Machine, image: str) -> dict[str, Any]:
         return dict(await self._s.upstreams.call(host, "GET", f"/images/{image}/json"))

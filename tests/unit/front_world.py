@@ -173,7 +173,7 @@ class Front:
             )
         )
         self.services, images = services, Images(services)
-        parts = (images, Creation(services, images), Builds(services, images), Events(services))
+        parts = (images, Creation(services, images), Builds(services, images), Events(services, images.rights))
         router = Router([route for part in parts for route in part.routes()], services.any_host)
         self._server = Server(router, self.upstreams, dict)
         return self

@@ -26,6 +26,7 @@ from scheduler.gateway.exchange import Exchange
 from scheduler.gateway.http import Request, request_head
 from scheduler.gateway.images import Images
 from scheduler.gateway.networks import Networks
+from scheduler.gateway.rights import Rights
 from scheduler.gateway.server import status_of
 from scheduler.gateway.services import Services
 from scheduler.gateway.system import System
@@ -217,10 +218,10 @@ def heard(front: Front, kind: str, action: str, name: str, host: str = "host1", 
     drivers = {"network": {"name": name, "type": "qnet"}, "volume": {"driver": "sharedfs"}}
     attributes = {**drivers[kind], "qnet.host": host, **told}
     event = {"Type": kind, "Action": action, "Actor": {"ID": name, "Attributes": attributes}}
-    events = Events(front.services)
+    events = Events(front.services, Rights(front.services))
 
     async def mine(tenant: str) -> bool:
-        return await events._mine(Asked(Caller(f"tenant {tenant}", tenant=tenant), "GET", "/events"), event)
+        return await events._mine(Asked(Caller(f"tenant {tenant}", tenant=tenant), "GET", "/events"), event, {})
 
     return [tenant for tenant in ("shop", "evil") if asyncio.run(mine(tenant))]
 

@@ -463,3 +463,46 @@ def test_an_operator_takes_all_rights_with_the_image() -> None:
 def test_a_tag_beside_a_digest_says_nothing() -> None:
     assert canonical("docker.io/library/a:1@sha256:2") == canonical("a@sha256:2") == "a@sha256:2"
     assert canonical("host:5000/a:1@sha256:2") == canonical("host:5000/a@sha256:2") == "host:5000/a@sha256:2"
+
+
+# -- events ------------------------------------------------------------------------------------------------------
+
+
+def test_a_tenant_hears_of_its_images_and_of_no_others() -> None:
+    new, loaded, pulled, others = id_of("ab"), id_of("ac"), id_of("ad"), id_of("ae")
+    not_its_own = [
+        ("pull", "evil/app:1", ""), ("pull", "busybox:latest", ""), ("tag", APP, "evil/app:1"), ("load", others, ""),
+        ("tag", id_of("bb2"), "ops/x:1"), ("untag", id_of("bb2"), ""), ("delete", others, ""),
+    ]  # fmt: skip
+    its_own = [
+        ("pull", "shop/pulled:1", ""), ("untag", pulled, ""), ("untag", APP, ""), ("delete", APP, ""),
+        ("delete", OTHER, ""), ("tag", new, "shop/app:1"), ("untag", new, ""), ("delete", new, ""),
+        ("load", loaded, ""), ("delete", loaded, ""),
+    ]  # fmt: skip
+
+    async def body(front: Front) -> None:
+        shared(front)
+        front.desk.grant("shop", "shop/pulled:1", made=False)
+        front.desk.grant("evil", "evil/loaded:1", made=True)
+        client = await front.open("shop", "GET", "/events")
+        lines = Answer(client, await client.head(), "GET").lines()
+        front.host.images |= {pulled: ["shop/pulled:1"], others: ["evil/loaded:1"], loaded: ["shop/loaded:1"]}
+
+        def tell(action: str, image: str, name: str) -> None:
+            attributes = {"name": name or image}
+            event = {"Type": "image", "Action": action, "Actor": {"ID": image, "Attributes": attributes}}
+            front.host.told.put_nowait(event)
+
+        heard = []
+        for event in (*not_its_own, *its_own):
+            tell(*event)
+            if event in its_own:
+                if event == ("load", loaded, ""):  # its line comes a moment later than the event
+                    await asyncio.sleep(0.1)
+                    front.desk.grant("shop", "shop/loaded:1", made=True)
+                told = json.loads(await anext(lines))
+                heard.append((told["Action"], told["Actor"]["ID"]))
+        assert heard == [(action, image) for action, image, _ in its_own]
+        client.close()
+
+    with_front(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,39 @@ def test_images_belong_to_who_brought_them(clients: dict[str, Client]) -> None:
     assert "Image is up to date" in evil.ok("pull", "busybox")  # no registry is asked what operators' names stand for
     evil.ok("rmi", "busybox")  # it gives up what it never had: operators' images stay
     assert ops.ok("image", "inspect", "-f", "{{.Os}}", "busybox") == "linux"
+
+
+def test_what_a_trusted_tenant_builds_and_loads_is_its_own(clients: dict[str, Client]) -> None:
+    shop, evil = clients["shop"], clients["evil"]
+    shop.fleet.qnet("tenant", "set", "shop", "--trusted")
+    file = b"FROM busybox\nLABEL made=here\n"
+    shop.ok("tag", "busybox", "shop/loaded:1")
+    saved = shop.side.docker("save", "shop/loaded:1").out
+    assert "shop/loaded" not in evil.ok("inspect", "busybox")
+    assert "shop/loaded" not in evil.ok("history", "busybox")
+    shop.ok("rmi", "shop/loaded:1")
+    assert "shop/loaded:1" in shop.side.ok("load", stdin=saved)
+    classic = replace(shop.side, environment=(*shop.side.environment, ("DOCKER_BUILDKIT", "0")))
+    nameless = classic.ok("build", "-q", "-", stdin=file)
+    built = classic.ok("build", "-q", "-t", "shop/classic:1", "-", stdin=file.replace(b"here", b"there"))
+    plain = shop.side.ok("buildx", "build", "-q", "-t", "shop/kit:1", "-", stdin=b"FROM scratch\nLABEL made=kit\n")
+    nothing = shop.side.ok("buildx", "build", "-q", "-", stdin=b"FROM scratch\nLABEL made=kit2\n")
+    ids = (nameless, built, plain, nothing)
+    for image in ("shop/loaded:1", "shop/classic:1", "shop/kit:1", *ids, *(one[:19] for one in ids)):
+        shop.ok("image", "inspect", image)
+        assert evil.docker("image", "inspect", image).status != 0, image
+    for image in (nameless, nameless.removeprefix("sha256:")[:12]):
+        assert shop.ok("run", "--rm", "--network", "shop-net", image, "echo", "own") == "own"
+    digest = shop.ok("inspect", "-f", "{{json .RepoDigests}}", "busybox")
+    assert evil.ok("inspect", "-f", "{{json .RepoDigests}}", "busybox") == digest
+    told = [one.ok("events", "--since", "60s", "--until", "0s", "--filter", "type=image") for one in (shop, evil)]
+    assert "image tag" in told[0]
+    assert "shop/" in told[0]
+    assert told[1] == ""
+    shop.ok("rmi", "shop/loaded:1", "shop/classic:1", "shop/kit:1", nameless[7:19], nothing)
+    for image in ("shop/loaded:1", "shop/classic:1", "shop/kit:1", *ids):
+        assert clients["ops"].docker("image", "inspect", image).status != 0, image
+    shop.fleet.qnet("tenant", "set", "shop", "--untrusted")
 
 
 def test_events_are_its_own(clients: dict[str, Client]) -> None:

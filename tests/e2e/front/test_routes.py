@@ -173,7 +173,7 @@ def rows() -> list[Row]:
 
 ROWS = rows()
 PARTS: tuple[tuple[Any, int], ...] = (
-    *((Builds, 2), (Containers, 2), (Creation, 2), (Events, 1), (Images, 1), (Networks, 1), (System, 4), (Volumes, 1)),
+    *((Builds, 2), (Containers, 2), (Creation, 2), (Events, 2), (Images, 1), (Networks, 1), (System, 4), (Volumes, 1)),
 )
 
 
