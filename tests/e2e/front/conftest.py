@@ -13,6 +13,7 @@ from tests.e2e.front import sides
 from tests.e2e.placement import fleet as fleets
 from tests.e2e.placement.fleet import Fleet
 from tests.lab.cluster import Lab
+from tests.lab.model import ENGINES
 
 LISTEN = '\n[gateway]\nlisten = "0.0.0.0:2376"\n'
 
@@ -38,6 +39,13 @@ def one_host(engine: str) -> Iterator[Lab]:
     with fleets.lab(engine, f"{DIRECTORY}-g1", LISTEN, hosts=1, storage=False) as made:
         tag_default(made, kit.CREATE.mode)
         yield made
+
+
+@pytest.fixture(scope="package")
+def fleet_of_engine(request: pytest.FixtureRequest, engine: str) -> Lab:
+    """Three hosts with the oldest engine, one with the others."""
+    lab: Lab = request.getfixturevalue("three_hosts" if engine == ENGINES[0] else "one_host")
+    return lab
 
 
 def one_image(lab: Lab) -> None:
