@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.front import sides
+from tests.e2e.front.dial import WEBSOCKET
 from tests.e2e.front.sides import Side
 from tests.e2e.placement.fleet import Fleet
 from tests.lab.commands import wait_for
@@ -125,6 +126,7 @@ def test_a_slow_reader_holds_up_its_container_only(fleet: Fleet, config: Path) -
     [
         "GET /v1.41/containers/{}/logs?follow=1&stdout=1",
         "POST /v1.41/containers/{}/attach?stream=1&stdout=1&stdin=1",
+        "GET /v1.41/containers/{}/attach/ws?stream=1&stdout=1&stdin=1",
         "POST /v1.41/containers/{}/wait",
         "GET /v1.41/containers/{}/stats",
         "GET /v1.41/events",
@@ -140,7 +142,7 @@ def test_clients_that_vanish_leave_nothing(fleet: Fleet, config: Path, request_:
         client = socket.socket(socket.AF_UNIX)
         client.connect(str(front.socket))
         client.settimeout(20)
-        upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if "attach" in request_ else ""
+        upgrade = WEBSOCKET if "/ws" in request_ else RAW if "attach" in request_ else ""
         client.sendall(f"{request_.format(name)} HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n".encode())
         assert client.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 101")
         clients.append(client)
@@ -188,6 +190,7 @@ def test_a_host_that_loses_power_ends_its_streams_only(fleet: Fleet, config: Pat
     wait_for("host3's containers to be listed", lambda: "Host down" not in side.ok("ps"), 30)
 
 
+RAW = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
 LOOP = "trap 'exit 7' {}; echo ready; while true; do sleep 0.1; done"
 LOG = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.2; done"
 
