@@ -375,3 +375,63 @@ for p in /v1.41/nosuch /v1.41/containers/nosuch/json /v9.99/info /v1.41/images/n
 ## headers
 curl -sI --unix-socket ${DOCKER_HOST#unix://} http://x/_ping | grep -v ^Date | sort
 curl -si --unix-socket ${DOCKER_HOST#unix://} http://x/v1.41/version | head -8 | grep -v -e ^Date -e ^Content-Length | sort
+
+## compose
+printf 'services:\n  one: {image: busybox, command: sh -c "echo up; sleep 1d", stop_signal: KILL, networks: [web]}\n  two: {image: busybox, command: sleep 1d, stop_signal: KILL, networks: [web], depends_on: [one], volumes: [own:/own]}\nnetworks: {web: {external: true}}\nvolumes: {own: {}}\n' > $P.yaml
+compose() { docker compose -p $P -f $P.yaml "$@"; }
+listed() { compose ps "$@" --format '{{.Name}} {{.Service}} {{.State}}' | sort; }
+compose config --services | sort
+compose up -d 2>/dev/null; echo $?
+listed
+for i in $(seq 150); do compose logs one | grep -q up && break; sleep 0.2; done
+compose logs --no-log-prefix one
+compose exec -T two sh -c 'ls -d /own; exit 3'; echo $?
+compose exec -T two sh -c 'echo e >&2' 2>&1 >/dev/null
+compose run --rm -T one sh -c 'echo run; exit 4' 2>/dev/null; echo $?
+echo content > $P-f; compose cp $P-f two:/own/f 2>/dev/null; compose exec -T two cat /own/f
+compose restart -t 0 two 2>/dev/null; echo $?
+compose pause one 2>/dev/null; listed; compose unpause one 2>/dev/null
+compose stop -t 0 two 2>/dev/null; listed -a
+compose start two 2>/dev/null; compose exec -T two cat /own/f
+compose up -d --scale one=2 2>/dev/null; listed
+compose up -d --force-recreate -t 0 two 2>/dev/null; compose exec -T two cat /own/f
+compose kill one 2>/dev/null; listed -a
+compose rm -fs two 2>/dev/null; listed -a
+compose ls -a --filter name=$P -q
+compose down -t 0 2>/dev/null; echo $?; listed -a
+docker volume ls -q --filter name=${P}_ | wc -l
+compose down -v 2>/dev/null; docker volume ls -q --filter name=${P}_
+rm $P.yaml $P-f
+
+## compose with a network and an image of its own
+mkdir $P-d; printf 'FROM busybox\nRUN echo made > /made\nCMD sleep 1d\n' > $P-d/Dockerfile
+printf 'services:\n  one: {build: {context: %s, network: none}, image: "%s-i:1", stop_signal: KILL}\n  two: {image: busybox, command: sleep 1d, stop_signal: KILL, networks: {default: {aliases: [other]}}}\n' $P-d $P > $P.yaml
+compose() { docker compose -p $P -f $P.yaml "$@"; }
+for kit in 0 1; do DOCKER_BUILDKIT=$kit compose build -q one >/dev/null 2>&1; echo $?; done
+compose up -d 2>/dev/null; echo $?
+compose exec -T one cat /made
+compose exec -T one ping -c 1 -W 5 other | grep -c '1 packets received'
+docker network inspect -f '{{.Driver}} {{len .Containers}}' ${P}_default
+compose down -t 0 2>/dev/null; echo $?
+docker network ls -q --filter name=${P}_
+docker rmi $P-i:1 >/dev/null; rm -r $P-d $P.yaml
+
+## compose, what goes wrong
+compose() { printf "services:\n  one: {network_mode: none, stop_signal: KILL, $1}\n$2" > $P.yaml; shift 2; docker compose -p $P -f $P.yaml "$@"; }
+last() { tail -1 | sed 's/.*Error/Error/'; }
+compose 'image: "nosuch.invalid/x:1"' '' up -d >/dev/null 2>&1; echo $?
+compose 'image: busybox, command: /nothing' '' up -d >/dev/null 2>&1; echo $?
+compose 'image: busybox, command: sleep 1d, healthcheck: {test: "false", interval: 0.2s, retries: 1}' '' up -d --wait >/dev/null 2>&1; echo $?
+compose 'image: busybox, command: sleep 1d' '' exec -T two true
+compose 'image: busybox, command: sleep 1d' '' down -t 0 >/dev/null 2>&1; echo $?
+compose 'image: busybox, command: sleep 1d' '' exec -T one true
+compose 'image: busybox, command: sh -c "exit 6"' '' up --exit-code-from one >/dev/null 2>&1; echo $?
+compose 'image: busybox, command: sleep 1d' '' down -t 0 >/dev/null 2>&1
+compose 'image: busybox, command: sleep 1d, volumes: ["v:/v"]' 'volumes: {v: {external: true, name: nosuch}}\n' up -d 2>&1 | last
+compose 'image: busybox, command: sleep 1d, container_name: taken' '' create >/dev/null 2>&1; echo $?
+docker create --name $P-t --network none busybox >/dev/null
+compose "image: busybox, command: sleep 1d, container_name: $P-t" '' up -d 2>&1 | last
+compose 'image: busybox, command: sleep 1d' '' down -t 0 >/dev/null 2>&1
+printf 'services: {one: {image: busybox, networks: [out]}}\nnetworks: {out: {external: true, name: nosuch}}\n' > $P.yaml
+docker compose -p $P -f $P.yaml up -d 2>&1 | last
+rm $P.yaml
