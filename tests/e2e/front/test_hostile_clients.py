@@ -158,6 +158,20 @@ def test_one_request_behind_the_other_is_served_in_order(connected: Connect) -> 
     assert found.index(b"OK") < found.index(b"[")
 
 
+@pytest.mark.parametrize("path", ["containers/nosuch/exec", "exec/nosuch/start"])
+def test_a_connection_goes_on_unless_it_is_said_to_end(connected: Connect, path: str) -> None:
+    """After an error too that comes before the body is read: clients that hear nothing else send the next one there."""
+    with connected() as client:
+        client.sendall(f"POST /v1.41/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        found = b""
+        while b"}" not in found:
+            found += client.recv(4096)
+        assert found.startswith(b"HTTP/1.1 404 ")
+        if b"connection: close" not in found.lower():
+            client.sendall(PING)
+            assert client.recv(12) == b"HTTP/1.1 200"
+
+
 def test_an_end_that_comes_first_gets_its_answer_or_is_left(connected: Connect) -> None:
     """Go's servers take the end of a client's direction for the end of the client; an answer that is ready comes."""
     with connected() as client:

@@ -81,6 +81,10 @@ def run(sdk: Sdk) -> Said:
     yield refused(sdk.client.containers.create, "busybox", name=f"{sdk.p}-a", network="none")
 
 
+def a_network_that_is_not_there(sdk: Sdk) -> Said:
+    yield status(sdk.client.containers.run, "busybox", network=f"{sdk.p}-none", name=f"{sdk.p}-a")
+
+
 def life(sdk: Sdk) -> Said:
     box = sdk.client.containers.create("busybox", SLEEP, name=f"{sdk.p}-a", network="none", stop_signal="KILL")
     yield box.status, box.name
@@ -303,7 +307,7 @@ def the_whole(sdk: Sdk) -> Said:
 
 CASES: tuple[Callable[[Sdk], Said], ...] = (
     *(run, life, logs, execs, attached, files, figures, lists, images, builds, networks, a_network_of_qnet, volumes),
-    *(events, the_whole),
+    *(events, the_whole, a_network_that_is_not_there),
 )
 
 
