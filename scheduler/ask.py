@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from qnet.errors import InvalidRequest
+from qnet.errors import InvalidRequest, NotFound
 from scheduler import policy
 from scheduler.model import AUTO, Network, Request
 from scheduler.rules import AFFINITY, CONSTRAINT, GROUP, SPREAD, Rules, is_rule, parse
@@ -220,7 +220,7 @@ def _check_networks(wanted: Iterable[str], tenant: str, known: Known, operator: 
         cluster = known.network(name)
         owner = cluster.tenant if cluster else known.network_tenant(name)
         if owner is None or (owner != tenant and not operator):
-            raise InvalidRequest(f"network {name[:64]!r} is not there: see qnet network ls")
+            raise NotFound(f"network {name[:64]!r} is not there: see qnet network ls")
         if owner != tenant:
             raise InvalidRequest(_whose("network", name, owner, tenant))
 

@@ -149,6 +149,7 @@ class Message:
         self.headers: dict[str, str] = {}
         self.url = b""
         self.ended = False
+        self.taken = False  # whether anybody has begun to read the body
         self.keep_alive = False  # whether the other end would take another one on the same connection
         self._begun = 0
         self._peer = peer
@@ -190,6 +191,7 @@ class Message:
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body as it is sent, piece by piece. Raises Malformed."""
+        self.taken = True
         if self.chunked:
             while not self.ended:
                 data = await self._some()

@@ -49,10 +49,9 @@ class Rights:
         return [name for name in names if caller.tenant in self._s.view.rights(canonical(name))]
 
     async def there(self, x: Exchange, image: str) -> set[str]:
-        """The hosts that have an image of that name, if any has told so: those that do not answer are taken at their
-        word, the others are asked, as it may be gone."""
-        name, told = canonical(image), self._s.view.told(image)
-        hosts = self._s.hosts(x.caller) if told else []
+        """The hosts that have an image of that name. All are asked, as it may have come or gone since they told of
+        theirs; those that do not answer are taken at their word."""
+        name, told, hosts = canonical(image), self._s.view.told(image), self._s.hosts(x.caller)
         found, failed = await self._s.upstreams.each(hosts, lambda host: self._inspected(host, name))
         gone = {host for host, error in failed.items() if isinstance(error, Refused) and error.status == GONE}
         return (told | found.keys()) - gone

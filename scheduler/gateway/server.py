@@ -32,6 +32,7 @@ BACKLOG = 512
 READS = ("GET", "HEAD")
 AGAIN = 0.1  # seconds
 FAREWELL = 1.0  # seconds in which the rest of a refused request is thrown away
+UNWANTED = 256 << 10  # bytes of a body that are read though nobody wants them
 
 Serve = Callable[[Exchange], Awaitable[None]]
 
@@ -157,6 +158,8 @@ class Server:
             exchange = Exchange(request, client, caller, self._upstreams, self._headers())
             exchange.lasts = request.keep_alive
             await self._answered(exchange)
+            if exchange.lasts and not exchange.relayed:
+                await _drain(request)
             if not request.ended and not exchange.relayed:
                 await _farewell(client)
                 return
@@ -203,6 +206,19 @@ async def _malformed(client: Peer, error: Malformed) -> None:
     )
     await client.write(head.encode() + f"{len(text)}\r\n\r\n".encode() + text)
     await _farewell(client)
+
+
+async def _drain(request: Request) -> None:
+    """Read a short body that nobody wanted, as Go's servers do: the client sends its next request behind it."""
+    if request.ended or request.taken or "expect" in request.headers:
+        return
+    left = UNWANTED
+    with contextlib.suppress(TimeoutError, Malformed):
+        async with asyncio.timeout(FAREWELL):
+            async for data in request.body():
+                left -= len(data)
+                if left < 0:
+                    return
 
 
 async def _farewell(client: Peer) -> None:

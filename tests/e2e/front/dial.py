@@ -17,7 +17,7 @@ from tests.lab.host import Host
 from tests.lab.namespaces import NETNS
 
 PORT = 2376
-PATIENCE = 45  # seconds
+PATIENCE = 90  # seconds
 PIECE = 1 << 16
 WEBSOCKET = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nOrigin: http://x\r\nSec-WebSocket-Version: 13\r\n"

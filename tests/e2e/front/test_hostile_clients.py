@@ -113,7 +113,8 @@ def test_one_byte_after_the_other(connected: Connect) -> None:
         assert answer(client).startswith(b"HTTP/1.1 200 ")
 
 
-BODY = CREATE + b"Content-Length: 9\r\n\r\n{"
+BODY = b"POST /v1.41/containers/create HTTP/1.1\r\nHost: x\r\n"
+BODY += b"Content-Length: 9\r\n\r\n{"
 
 
 @pytest.mark.parametrize(("begin", "within"), [(GET, (20, 40)), (BODY, (50, 75))], ids=["head", "body"])
