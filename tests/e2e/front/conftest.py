@@ -48,6 +48,15 @@ def fleet_of_engine(request: pytest.FixtureRequest, engine: str) -> Lab:
     return lab
 
 
+@pytest.fixture(scope="module")
+def kept_fleet(fleet_of_engine: Lab) -> Iterator[Fleet]:
+    """A fleet of one or of three, with network `web`, for all tests of a module."""
+    made = Fleet(fleet_of_engine)
+    made.network()
+    yield made
+    made.sweep()
+
+
 def one_image(lab: Lab) -> None:
     """The same image on all hosts, as a registry would give it: an import makes another one each time."""
     first, *others = lab.hosts

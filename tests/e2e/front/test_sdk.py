@@ -23,7 +23,6 @@ from plugins.network.packets import inside
 from tests.e2e.front import sides
 from tests.e2e.front.sides import Side
 from tests.e2e.placement.fleet import Fleet
-from tests.lab.cluster import Lab
 from tests.lab.host import Host
 from tests.lab.namespaces import NETNS
 
@@ -312,12 +311,9 @@ CASES: tuple[Callable[[Sdk], Said], ...] = (
 
 
 @pytest.fixture(scope="module")
-def fleet(fleet_of_engine: Lab) -> Iterator[Fleet]:
-    """A fleet of one or of three, with network `web`."""
-    made = Fleet(fleet_of_engine)
-    made.network()
-    yield made
-    made.sweep()
+def fleet(kept_fleet: Fleet) -> Fleet:
+    """One for all tests."""
+    return kept_fleet
 
 
 @pytest.fixture(scope="module")
