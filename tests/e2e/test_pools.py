@@ -163,10 +163,12 @@ def test_one_subnet_in_two_tenants(lab: Lab, hosts: list[Host]) -> None:
     said = refused(hosts[2], *run_args("late", "--ip", "10.77.0.50"))
     assert "of tenant red is taken: in use by container aa on host1" in said
     # the same on one host: on tags of their own, or else parents
-    apart = () if CREATE.mode == "vxlan" else ("-o", "mode=macvlan", "-o", "parent=eth0")
+    apart = () if CREATE.mode == "vxlan" else ("-o", "mode=macvlan", "-o", "parent=eth2")
+    hosts[1].exec("ip", "link", "set", "eth2", "up")
     network(hosts[1], "other", "--ipam-opt", "tenant=red", "-o", "tenant=red", *apart)
     run(hosts[1], "bb", "--ip", "10.77.0.51", on="other")
     run(hosts[1], "cc", "--ip", "10.77.0.51")
+    hosts[1].exec("ip", "link", "set", "eth2", "down")
 
 
 def test_exclusions(hosts: list[Host]) -> None:
