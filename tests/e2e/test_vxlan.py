@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -132,6 +133,40 @@ def test_killed_plugins_reboots_and_lost_entries(lab: Lab, hosts: list[Host]) ->
     kit.wait_for("it is put right", lambda: pings(hosts[0], "aa", late, tries=1), 10)
     hosts[0].reboot()
     kit.wait_for("it is back", lambda: pings(hosts[1], "bb", given, tries=1), 30)
+
+
+@pytest.fixture
+def underlays(hosts: list[Host]) -> Iterator[list[Host]]:
+    """The first two hosts, each with a bridge of the operator's over eth1 that has an address."""
+    pair = hosts[:2]
+    for number, host in enumerate(pair):
+        make_underlay(host, f"10.66.0.{10 + number}")
+    yield pair
+    for host in pair:
+        kit.remove_all(host)
+        host.exec("ip", "link", "delete", "br0", check=False)
+
+
+def make_underlay(host: Host, address: str) -> None:
+    """Make the bridge, as the host's network scripts do."""
+    for words in ("add br0 type bridge", "set br0 up", "set eth1 master br0"):
+        host.exec("ip", "link", *words.split())
+    host.exec("ip", "address", "add", f"{address}/24", "dev", "br0")
+
+
+@pytest.mark.parametrize("address", ["10.66.0.10", "10.66.0.20"])
+def test_an_underlay_that_is_made_again(lab: Lab, underlays: list[Host], address: str) -> None:
+    """The kernel deletes a VXLAN link with the one that it stands on; that may come back with another address."""
+    near, far = underlays
+    network(underlays, "web", *vxlan("vx1", "-o", "parent=br0"))
+    here, there = run(near, "aa"), run(far, "bb")
+    assert pings(near, "aa", there)
+    near.exec("ip", "link", "delete", "br0")
+    assert "qx-501" not in links(near)
+    assert not pings(far, "bb", here, tries=1)
+    make_underlay(near, address)
+    kit.wait_for("its containers are back", lambda: pings(far, "bb", here, tries=1), 20)
+    assert pings(near, "aa", there)
 
 
 def test_the_host_reaches_its_containers_and_those_of_others_reach_it(lab: Lab, hosts: list[Host]) -> None:
