@@ -139,7 +139,7 @@ make_venv() {
         say "Python packages: as in requirements.lock"
     else
         say "Python packages: installing requirements.lock into .venv"
-        pip install --require-hashes -r "$root/requirements.lock"
+        pip install --no-deps --require-hashes -r "$root/requirements.lock"
         echo "$lock" >"$venv/lock.sum"
     fi
     self="$root $(cat "$root/setup.cfg" "$root/pyproject.toml" | sha256sum)"

@@ -19,15 +19,14 @@ if [[ ! -x $tool/bin/pip-compile ]]; then
 fi
 
 cd "$root"
-lock() {
-    CUSTOM_COMPILE_COMMAND='packaging/lock.sh' "$tool/bin/pip-compile" --quiet --strip-extras \
-        --generate-hashes --no-emit-index-url --no-emit-find-links "$@"
-}
-echo "lock: resolving the dependencies of setup.cfg (with extra dev) into requirements.lock"
-lock --upgrade --allow-unsafe --extra dev --output-file requirements.lock pyproject.toml packaging/lock.in
-echo "lock: those of them that the package has into packaging/runtime.lock"
 # glustercli and docker speak ssh if paramiko is there; qnet has them do so nowhere, and it costs each daemon 7 MB.
 without=(paramiko bcrypt pynacl invoke)
-lock --constraint requirements.lock --no-annotate "${without[@]/#/--unsafe-package=}" \
-    --output-file packaging/runtime.lock pyproject.toml
+lock() {
+    CUSTOM_COMPILE_COMMAND='packaging/lock.sh' "$tool/bin/pip-compile" --quiet --strip-extras \
+        --generate-hashes --no-emit-index-url --no-emit-find-links "${without[@]/#/--unsafe-package=}" "$@"
+}
+echo "lock: resolving the dependencies of setup.cfg (with extra dev) into requirements.lock"
+lock --upgrade --extra dev --output-file requirements.lock pyproject.toml packaging/lock.in
+echo "lock: those of them that the package has into packaging/runtime.lock"
+lock --constraint requirements.lock --no-annotate --output-file packaging/runtime.lock pyproject.toml
 echo "lock: $(grep -c '==' requirements.lock) packages pinned, $(grep -c '==' packaging/runtime.lock) of them in the package"
