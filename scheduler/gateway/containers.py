@@ -98,6 +98,11 @@ class Containers:
             filters.setdefault("label", []).append(f"{TENANT}={x.caller.tenant}")
             mine = {one.host for one in self._s.view.containers() if one.tenant == x.caller.tenant}
             hosts = [host for host in hosts if host.name in mine]
+            if asked := filters.get("ancestor"):
+                filters["ancestor"] = await self._images.ancestors(x, asked)
+                if not filters["ancestor"]:
+                    await x.answer(200, [])
+                    return
         borders = await self._borders(x, filters)
         filters["network"] = self._s.network_names(x.caller, filters.get("network", ()))
         names, limit = filters.get("name", []), x.request.parameter("limit")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,6 +25,7 @@ from scheduler.model import Machine
 AUTH = "x-registry-auth"
 BEGINNING = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")  # of an id, or a name
 FULL = 64  # digits of an id
+UNNAMED = [f"{NONE}:{NONE}"]
 REPO = re.compile(r"(:[^/:@]+|@.+)$")  # what follows it
 LOADED = re.compile(r"^Loaded image(?: ID)?: (\S+)$", re.MULTILINE)
 
@@ -61,8 +63,16 @@ class Images:
         """Each image once, with all its names, and the hosts that have it."""
         filters = filters_of(x)
         hosts = take_hosts(filters, self._s.hosts(x.caller))
+        if x.caller.tenant:
+            for border in ("before", "since"):
+                filters[border] = [await self.asked(x, image) for image in filters.get(border, ())]
+                for image in filters[border]:
+                    await self.holders(x, image)
         path = x.target("images", "json", query={"filters": filters_text(filters)})
-        await x.answer(200, self.merged(x, await self._s.every(x, "GET", path, hosts=hosts)))
+        listed = self.merged(x, await self._s.every(x, "GET", path, hosts=hosts))
+        if filters.get("reference"):  # engines list none without a name then: this one's are others'
+            listed = [entry for entry in listed if entry["RepoTags"] != UNNAMED]
+        await x.answer(200, listed)
 
     def merged(self, x: Exchange, found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """The images that hosts list, the newest first, for a caller."""
@@ -84,7 +94,7 @@ class Images:
             if self.rights.sees(x.caller, entry):
                 tags, digests = self.rights.names(x.caller, entry)
                 if not tags and not digests:
-                    tags, digests = [f"{NONE}:{NONE}"], [f"{NONE}@{NONE}"]
+                    tags, digests = UNNAMED, [f"{NONE}@{NONE}"]
                 mine.append({**entry, "RepoTags": tags, "RepoDigests": digests})
         return mine
 
@@ -139,6 +149,15 @@ class Images:
         if not self._s.sees(x.caller, image):
             await self._found(x, image)
         return image
+
+    async def ancestors(self, x: Exchange, images: Iterable[str]) -> list[str]:
+        """Those, of images that containers are looked for by, that the caller may see. An id tells a tenant nothing: it
+        finds no containers but its own, and they say theirs."""
+        found = []
+        for image in images:
+            with suppress(Missing):
+                found.append(image if BEGINNING.fullmatch(image) else await self.usable(x, image))
+        return found
 
     async def inspect(self, x: Exchange) -> None:
         """All of one, as the first host that has it tells."""

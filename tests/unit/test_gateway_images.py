@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -296,6 +297,43 @@ def test_what_has_no_name_is_its_makers() -> None:
         assert {one["Id"] for one in (await front.ask("evil", "GET", "/images/json"))[1]} == {APP}
 
     with_front(body)
+
+
+@pytest.mark.parametrize("border", ["before", "since"])
+def test_images_are_compared_with_those_of_ones_own(border: str) -> None:
+    """Whether another tenant's image is there or not, the answer is the same."""
+
+    async def body(front: Front) -> None:
+        shared(front)
+        said = [await filtered(front, "shop", border, name) for name in ("evil/app:1", "evil/none:1")]
+        assert [(status, told["message"]) for status, told in said] == [
+            (404, "No such image: evil/app:1"), (404, "No such image: evil/none:1"),
+        ]  # fmt: skip
+        for name in ("shop/app:1", "busybox", APP[:12]):
+            assert (await filtered(front, "shop", border, name))[0] == 200
+        assert (await filtered(front, "", border, "evil/app:1"))[0] == 200
+
+    with_front(body)
+
+
+def test_an_image_is_not_found_by_a_name_of_others() -> None:
+    """What a tenant has no name for, but a right to, is listed by its id; not where an engine was asked for a name."""
+
+    async def body(front: Front) -> None:
+        shared(front)
+        front.put(OTHER, "evil/secret:1")
+        front.desk.grant("evil", "evil/secret:1", made=True)
+        front.view.catch_up()
+        assert OTHER in {one["Id"] for one in (await front.ask("shop", "GET", "/images/json"))[1]}
+        assert OTHER not in {one["Id"] for one in (await filtered(front, "shop", "reference", "*/secret"))[1]}
+        assert OTHER in {one["Id"] for one in (await filtered(front, "evil", "reference", "*/secret"))[1]}
+
+    with_front(body)
+
+
+async def filtered(front: Front, tenant: str, word: str, value: str) -> tuple[int, Any]:
+    """The images that a filter leaves; the fake engines leave all."""
+    return await front.ask(tenant, "GET", f"/images/json?filters={quote(json.dumps({word: [value]}))}")
 
 
 # -- ids and digests ---------------------------------------------------------------------------------------------

@@ -301,6 +301,22 @@ def test_images_belong_to_who_brought_them(clients: dict[str, Client]) -> None:
     assert ops.ok("image", "inspect", "-f", "{{.Os}}", "busybox") == "linux"
 
 
+def test_no_filter_tells_of_a_name_of_others(clients: dict[str, Client]) -> None:
+    shop, evil = clients["shop"], clients["evil"]
+    shop.ok("tag", "busybox", "shop/same:1")
+    for name, found in (("busybox", "evil-one"), ("shop/same:1", ""), ("shop/none:1", "")):
+        assert evil.ok("ps", "-a", "--format", "{{.Names}}", "--filter", f"ancestor={name}") == found
+    assert "shop-one" in shop.ok("ps", "-a", "--format", "{{.Names}}", "--filter", "ancestor=shop/same:1")
+    for word in ("before", "since"):
+        for name in ("shop/same:1", "shop/none:1"):
+            assert f"No such image: {name}" in evil.docker("images", "--filter", f"{word}={name}").err
+        evil.ok("images", "--filter", f"{word}=busybox")
+        shop.ok("images", "--filter", f"{word}=shop/same:1")
+    assert evil.ok("images", "-q", "shop/same") == ""
+    assert shop.ok("images", "-q", "shop/same")
+    shop.ok("rmi", "shop/same:1")
+
+
 def test_what_a_trusted_tenant_builds_and_loads_is_its_own(clients: dict[str, Client]) -> None:
     shop, evil = clients["shop"], clients["evil"]
     shop.fleet.qnet("tenant", "set", "shop", "--trusted")
