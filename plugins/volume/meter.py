@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 VOLUME, POOL = ("volume", "tenant", "pool"), ("pool",)
 METRICS = {
+    "qnet_volumes": ("Volumes of a tenant in a pool, on all hosts", ("tenant", "pool")),
     "qnet_volume_used_bytes": ("Bytes that a volume that this host has mounted has", VOLUME),
     "qnet_volume_limit_bytes": ("Bytes that a volume may have", VOLUME),
     "qnet_volume_containers_to_restart": ("Containers of this host whose mount is that of a client that died", VOLUME),
@@ -53,6 +55,8 @@ class Meter(Collector):
         """Everything for one scrape."""
         told = families()
         try:
+            for where, count in Counter((one.tenant, one.pool) for one in self._repository.known()).items():
+                told["qnet_volumes"].add_metric(where, count)
             for shown in self._service.mounted():
                 labels = (shown.record.name, shown.record.tenant, shown.record.pool)
                 if shown.usage:

@@ -81,10 +81,13 @@ class Repository:
                 raise
             return self.copy(name)
 
+    def known(self) -> list[VolumeRecord]:
+        """All volumes as this process last heard of them."""
+        return [schema.decode(kv.value, VolumeRecord, kv.key) for _, kv in self._volumes.items()]
+
     def asked(self) -> list[VolumeRecord]:
         """Volumes that a host waits for, as this process last heard of them."""
-        found = (schema.decode(kv.value, VolumeRecord, kv.key) for _, kv in self._volumes.items())
-        return [one for one in found if one.awaited]
+        return [one for one in self.known() if one.awaited]
 
     def copy(self, name: str) -> VolumeRecord | None:
         """A volume as this process last heard of it."""

@@ -657,7 +657,7 @@ def test_one_host_looks_how_a_pool_is_and_all_tell(world: World, monkeypatch: py
     }
     assert list(told) == [*METRICS, *(f"{name}_total" for name in TRAFFIC)]
     looked = datetime.fromisoformat(health.at).timestamp()
-    assert list(told.values()) == [5, GIB, 0, 6, 5, 3, 10 * GIB, 20 * GIB, looked, 11, 22, 3, 4]
+    assert list(told.values()) == [1, 5, GIB, 0, 6, 5, 3, 10 * GIB, 20 * GIB, looked, 11, 22, 3, 4]
     world.clock.passed += 100
     world.two.repair.once()
     assert world.pool.steps.count("health") == 2
