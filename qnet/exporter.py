@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import ssl
@@ -19,7 +18,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from qnet import metrics
 from qnet.certificates import peer_of, server_context
 from qnet.errors import InvalidRequest
-from qnet.listen import parse_listen
+from qnet.listen import is_loopback, parse_listen
 from qnet.settings import Agent, Settings
 
 logger = logging.getLogger(__name__)
@@ -103,14 +102,7 @@ def _serve(listen: str, own: Agent) -> NoReturn:
 def _listen(listen: str, own: Agent) -> _Server:
     """Raises OSError: the port is taken; InvalidRequest: no place to listen, or no certificate."""
     host, port = parse_listen(listen)
-    tls = None if _local(host) else server_context(own.ca, own.cert, own.key)
+    tls = None if is_loopback(host) else server_context(own.ca, own.cert, own.key)
     made = make_server(host, port, make_wsgi_app(), _Server6 if ":" in host else _Server, _Handler)
     made.tls = tls
     return made
-
-
-def _local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

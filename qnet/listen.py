@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import grp
+import ipaddress
 import shutil
 from pathlib import Path
 
@@ -34,3 +35,11 @@ def share(path: Path, option: str, group: str) -> None:
     except PermissionError as error:
         user = getpass.getuser()
         raise InvalidRequest(f"{option} is {group!r}: {user} is not in it: usermod -aG {group} {user}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this host reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

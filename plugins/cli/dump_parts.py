@@ -7,6 +7,7 @@ import platform
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.client import HTTPConnection, HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from plugins.cli.doctor import examine
 from plugins.cli.session import Session
 from qnet import commands, nft, schema
 from qnet.errors import QnetError, Unavailable
+from qnet.listen import is_loopback, parse_listen
 from qnet.settings import Settings
 
 ANSWER = 10.0  # seconds for a command, or an answer
@@ -69,6 +71,7 @@ def parts(session: Session, settings: Settings, lines: int) -> dict[str, Part]:
     }
     for name, path in sockets.items():
         found[f"metrics/{name}.txt"] = partial(unixhttp.read, path, "/metrics", ANSWER)
+    found["metrics/qnet-agent.txt"] = partial(_scraped, settings.metrics.agent)
     return found
 
 
@@ -167,6 +170,21 @@ def _listing(*folders: str) -> Iterator[str]:
 def _folder(roots: tuple[Path, ...], folder: str) -> str:
     files = [file for root in roots for file in sorted((root / folder).glob("*.json"))]
     return _json({file.name: redaction.known(msgspec.json.decode(file.read_bytes())) for file in files})
+
+
+def _scraped(listen: str) -> str:
+    """What a daemon without a socket in the file system measures."""
+    host, port = parse_listen(listen) if listen else ("", 0)
+    if not is_loopback(host):
+        raise Unavailable(f"[metrics] agent = {listen!r} is not on loopback: ask there, with an operator's certificate")
+    connection = HTTPConnection(host, port, timeout=ANSWER)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode(errors="replace")
+    except (OSError, HTTPException) as error:
+        raise Unavailable(f"no answer at {listen}: {unixhttp.reason(error)}") from error
+    finally:
+        connection.close()
 
 
 def _journal(session: Session, unit: str, lines: int) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
@@ -270,3 +271,10 @@ def test_of_what_is_not_named_nothing_is_picked(value: Any) -> None:
 )
 def test_what_looks_like_a_secret_goes(text: str, left: str) -> None:
     assert redaction.scrubbed(text) == left
+
+
+@pytest.mark.parametrize("listen", ["192.0.2.1:9472", ""])
+def test_no_host_is_asked_beyond_loopback(host: Session, listen: str) -> None:
+    config = msgspec.structs.replace(host.settings, metrics=settings.Metrics(agent=listen))
+    with pytest.raises(Unavailable, match="is not on loopback"):
+        dump_parts.parts(host, config, 1)["metrics/qnet-agent.txt"]()

@@ -75,5 +75,6 @@ def test_a_dump_tells_everything_but_secrets(fleet: Fleet, tmp_path: Path) -> No
     (mine,) = [one for one in json.loads(found["engine/containers.json"])["containers"] if one["Name"] == "/d1"]
     assert mine["Labels"]["deploy"] == "***"
     assert '"/qnet/v1/placement/containers/d1"' in found["store.jsonl"]
-    assert "qnet_plugin_call_seconds" in found["metrics/qnet-network.txt"]
+    for daemon, metric in (("network", "plugin_call_seconds"), ("agent", "agent_engine_call_seconds")):
+        assert f"qnet_{metric}" in found[f"metrics/qnet-{daemon}.txt"]
     assert "eth1" in found["network/links.txt"]
