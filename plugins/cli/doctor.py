@@ -72,6 +72,7 @@ def _machine(session: Session, settings: Settings, timeout: float) -> Sequence[t
         ("forwarding", partial(checks.forwarding, settings.host.state_dir, session.sysctl)),
         ("bridges", partial(checks.bridges, settings.host.state_dir, session.sysctl)),
         ("journal", partial(checks.journal, settings.host.state_dir)),
+        ("room", partial(checks.room, settings.host.state_dir, settings.host.run_dir)),
         ("scheduler", partial(daemons.scheduler, settings.scheduler)),
         ("front", partial(daemons.front, settings.gateway)),
         ("units", partial(daemons.units, session.units)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from plugins.cli import unixhttp
-from plugins.cli.health import Finding
+from plugins.cli.health import Finding, Level
 from plugins.ipam.journal import Journal
 from plugins.network import nat
 from plugins.network.admission import Admission
@@ -25,6 +26,7 @@ from qnet.tenants import DEFAULT
 
 DRIVERS = ("NetworkDriver", "IpamDriver")
 PATIENCE = 5.0
+LITTLE, NONE = 64 << 20, 1 << 20  # bytes: journals and records of a host have less than the first
 FILTERED = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
 USES = {  # what each kind of link is for; without macvlan, which is the default, a host is not fit
     "macvlan": "networks",
@@ -154,6 +156,24 @@ def journal(state_dir: str) -> Iterator[Finding]:
         yield Finding("warn", f"{len(waiting)} releases wait, the first of {waiting[0].address}", todo)
     else:
         yield Finding("ok", "no release waits for etcd")
+
+
+def room(*folders: str) -> Iterator[Finding]:
+    """Whether daemons can write down what is to outlive them: no network is made and no volume mounted without."""
+    wrong = False
+    for folder in folders:
+        try:
+            found = os.statvfs(folder)
+        except OSError:  # the first daemon that starts makes it
+            continue
+        free, full = found.f_bavail * found.f_frsize, bool(found.f_files) and not found.f_favail
+        if free < LITTLE or full:
+            wrong = True
+            what = "no more files" if full else f"{free >> 20} MiB"
+            level: Level = "fail" if free < NONE or full else "warn"
+            yield Finding(level, f"{folder}: room for {what}", f"make room: df -h {folder}, df -i {folder}")
+    if not wrong:
+        yield Finding("ok", f"there is room in {' and '.join(folders)}")
 
 
 def _networks(state_dir: str) -> Iterator[Network]:

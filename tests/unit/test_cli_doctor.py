@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -361,6 +363,22 @@ def test_releases_that_wait(machine: Machine) -> None:
         journal.add(Entry("default", SUBNET, f"10.77.0.{number}", "claim"))
     assert only(machine.wrong())[0] == "warn 2 releases wait, the first of 10.77.0.5"
     assert len(journal.entries()) == 2
+
+
+@pytest.mark.parametrize(
+    ("free", "files", "says"),
+    [
+        (64 << 20, 1, ""),
+        ((64 << 20) - 4096, 9, "warn {}: room for 63 MiB"),
+        ((1 << 20) - 4096, 9, "fail {}: room for 0 MiB"),
+        (64 << 20, 0, "fail {}: room for no more files"),
+    ],
+)
+def test_room_for_records(machine: Machine, monkeypatch: pytest.MonkeyPatch, free: int, files: int, says: str) -> None:
+    told = SimpleNamespace(f_bavail=free >> 12, f_frsize=4096, f_files=1000, f_favail=files)
+    real = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda path: told if path == str(machine.folder) else real(path))
+    assert list(machine.wrong()) == ([says.format(machine.folder)] if says else [])
 
 
 @pytest.mark.parametrize("lost", [False, True])
