@@ -139,6 +139,7 @@ make_venv() {
         say "Python packages: as in requirements.lock"
     else
         say "Python packages: installing requirements.lock into .venv"
+        # --no-deps: glustercli would want paramiko, which the lock leaves out (packaging/lock.sh)
         pip install --no-deps --require-hashes -r "$root/requirements.lock"
         echo "$lock" >"$venv/lock.sum"
     fi

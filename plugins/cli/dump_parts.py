@@ -7,7 +7,6 @@ import platform
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.client import HTTPConnection, HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -177,14 +176,7 @@ def _scraped(listen: str) -> str:
     host, port = parse_listen(listen) if listen else ("", 0)
     if not is_loopback(host):
         raise Unavailable(f"[metrics] agent = {listen!r} is not on loopback: ask there, with an operator's certificate")
-    connection = HTTPConnection(host, port, timeout=ANSWER)
-    try:
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode(errors="replace")
-    except (OSError, HTTPException) as error:
-        raise Unavailable(f"no answer at {listen}: {unixhttp.reason(error)}") from error
-    finally:
-        connection.close()
+    return unixhttp.read_at(host, port, "/metrics", ANSWER)
 
 
 def _journal(session: Session, unit: str, lines: int) -> str:

@@ -1,4 +1,4 @@
-"""One HTTP request to a server behind a unix socket, with a deadline for each of its steps."""
+"""One HTTP request to a server of this host, most behind a unix socket, with a deadline for each of its steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def request(path: str, method: str, url: str, timeout: float) -> dict[str, Any]:
     Raises:
         Unavailable: it does not answer, or something else.
     """
-    text = _answer(path, method, url, timeout)
+    text = _answer(Connection(path, timeout), method, url)
     try:
         body = json.loads(text)
     except ValueError as error:
@@ -47,7 +47,7 @@ def call(path: str, url: str, timeout: float, **arguments: str) -> dict[str, Any
         Unavailable: it does not answer.
         Conflict: it refuses, in its own words.
     """
-    status, text = _ask(path, "POST", url, timeout, json.dumps(arguments))
+    status, text = _ask(Connection(path, timeout), "POST", url, json.dumps(arguments))
     if status != http.client.OK:
         try:
             raise Conflict(str(json.loads(text)["Err"]))
@@ -59,18 +59,22 @@ def call(path: str, url: str, timeout: float, **arguments: str) -> dict[str, Any
 
 def read(path: str, url: str, timeout: float) -> str:
     """The text that the server answers. Raises Unavailable."""
-    return _answer(path, "GET", url, timeout)
+    return _answer(Connection(path, timeout), "GET", url)
 
 
-def _answer(path: str, method: str, url: str, timeout: float) -> str:
-    status, text = _ask(path, method, url, timeout)
+def read_at(host: str, port: int, url: str, timeout: float) -> str:
+    """The same of a server that listens to TCP. Raises Unavailable."""
+    return _answer(http.client.HTTPConnection(host, port, timeout=timeout), "GET", url)
+
+
+def _answer(connection: http.client.HTTPConnection, method: str, url: str) -> str:
+    status, text = _ask(connection, method, url)
     if status != http.client.OK:
         raise Unavailable(f"{url} answers {status}: {text[:200]}")
     return text
 
 
-def _ask(path: str, method: str, url: str, timeout: float, body: str | None = None) -> tuple[int, str]:
-    connection = Connection(path, timeout)
+def _ask(connection: http.client.HTTPConnection, method: str, url: str, body: str | None = None) -> tuple[int, str]:
     try:
         connection.request(method, url, body)
         with connection.getresponse() as response:

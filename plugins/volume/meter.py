@@ -55,8 +55,6 @@ class Meter(Collector):
         """Everything for one scrape."""
         told = families()
         try:
-            for where, count in Counter((one.tenant, one.pool) for one in self._repository.known()).items():
-                told["qnet_volumes"].add_metric(where, count)
             for shown in self._service.mounted():
                 labels = (shown.record.name, shown.record.tenant, shown.record.pool)
                 if shown.usage:
@@ -74,6 +72,9 @@ class Meter(Collector):
                     of_pools = (name for name, (_, labels) in METRICS.items() if labels is POOL)
                     for name, value in zip(of_pools, values, strict=True):
                         told[name].add_metric((pool.name,), value)
+            # last: a damaged record of any host's volume must not keep what this host has away
+            for where, count in Counter((one.tenant, one.pool) for one in self._repository.known()).items():
+                told["qnet_volumes"].add_metric(where, count)
         except QnetError as error:
             logger.warning("metrics of volumes: %s", error)
         yield from told.values()

@@ -96,12 +96,12 @@ class Repository:
     def shown(self) -> list[VolumeRecord]:
         """All volumes: read now, or as they were when the store was last reached."""
         try:
-            found = self._store.range(schema.VOLUMES).kvs
+            found = [schema.decode(kv.value, VolumeRecord, kv.key) for kv in self._store.range(schema.VOLUMES).kvs]
         except Unavailable:
             if not self._volumes.synced:
                 raise
-            found = tuple(kv for _, kv in self._volumes.items())
-        return sorted((schema.decode(kv.value, VolumeRecord, kv.key) for kv in found), key=lambda one: one.name)
+            found = self.known()
+        return sorted(found, key=lambda one: one.name)
 
     def add(self, record: VolumeRecord, tenant: TenantRecord) -> bool:
         """Write a new volume down; false: there is one of that name.

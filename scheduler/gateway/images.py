@@ -25,7 +25,6 @@ from scheduler.model import Machine
 AUTH = "x-registry-auth"
 BEGINNING = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")  # of an id, or a name
 FULL = 64  # digits of an id
-UNNAMED = [f"{NONE}:{NONE}"]
 REPO = re.compile(r"(:[^/:@]+|@.+)$")  # what follows it
 LOADED = re.compile(r"^Loaded image(?: ID)?: (\S+)$", re.MULTILINE)
 
@@ -69,13 +68,13 @@ class Images:
                 for image in filters[border]:
                     await self.holders(x, image)
         path = x.target("images", "json", query={"filters": filters_text(filters)})
-        listed = self.merged(x, await self._s.every(x, "GET", path, hosts=hosts))
-        if filters.get("reference"):  # engines list none without a name then: this one's are others'
-            listed = [entry for entry in listed if entry["RepoTags"] != UNNAMED]
-        await x.answer(200, listed)
+        named = bool(filters.get("reference"))  # engines list none without a name then
+        await x.answer(200, self.merged(x, await self._s.every(x, "GET", path, hosts=hosts), named=named))
 
-    def merged(self, x: Exchange, found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """The images that hosts list, the newest first, for a caller."""
+    def merged(
+        self, x: Exchange, found: Mapping[str, list[dict[str, Any]]], *, named: bool = False
+    ) -> list[dict[str, Any]]:
+        """The images that hosts list, the newest first, for a caller; `named`: those only that it has a name for."""
         merged: dict[str, dict[str, Any]] = {}
         for host, listed in found.items():
             for entry in listed:
@@ -94,7 +93,9 @@ class Images:
             if self.rights.sees(x.caller, entry):
                 tags, digests = self.rights.names(x.caller, entry)
                 if not tags and not digests:
-                    tags, digests = UNNAMED, [f"{NONE}@{NONE}"]
+                    if named:
+                        continue
+                    tags, digests = [f"{NONE}:{NONE}"], [f"{NONE}@{NONE}"]
                 mine.append({**entry, "RepoTags": tags, "RepoDigests": digests})
         return mine
 
